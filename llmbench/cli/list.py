@@ -1,0 +1,111 @@
+"""``llmbench list``: what there is."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+
+class What(StrEnum):
+    """The lists."""
+
+    workloads = "workloads"
+    modes = "modes"
+    suites = "suites"
+    checks = "checks"
+    settings = "settings"
+    schema = "schema"
+
+
+def list_(
+    what: Annotated[What, typer.Argument(help="What to list.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """List what there is: workloads, modes, suites, checks, settings of a suite, or the JSON schema of records.
+
+    Examples:
+        llmbench list workloads
+
+        llmbench list schema > llmbench.schema.json
+    """
+    rows = _ROWS[what]()
+    if as_json or what is What.schema:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        _table(rows)
+
+
+def _workloads() -> list[dict[str, Any]]:
+    from llmbench.suite import costs
+    from llmbench.suite.workloads import WORKLOADS
+
+    rank = {"lora": 8}
+    return [
+        {
+            "workload": name,
+            "parameters": f"{costs.parameters(w.family.name, w.size.model, lora_rank=rank.get(w.family.name))[0]:,}",
+            "batch": " × ".join(
+                str(w.size.settings[key]) for key in ("micro_batch_size", "sequence_length") if key in w.size.settings
+            ),
+            "what": w.family.title,
+        }
+        for name, w in WORKLOADS.items()
+    ]
+
+
+def _modes() -> list[dict[str, Any]]:
+    from llmbench.suite.modes import EAGER, MODES
+
+    eager = {"mode": EAGER, "kind": "", "what": "fp32, as written: the reference of all others", "needs": "nothing"}
+    return [eager] + [
+        {"mode": mode.name, "kind": mode.axis, "what": mode.title, "needs": mode.needs} for mode in MODES.values()
+    ]
+
+
+def _suites() -> list[dict[str, Any]]:
+    from llmbench.suite.cases import resolve
+    from llmbench.suite.load import SuiteFile, shipped
+
+    files = [SuiteFile(path) for path in shipped().values()]
+    return [{"suite": file.name, "cases": len(resolve(file)), "what": file.suite.description} for file in files]
+
+
+def _checks() -> list[dict[str, Any]]:
+    from llmbench.doctor.checks import all_checks
+
+    return [{"check": check.id, "area": check.area, "what": check.title} for check in all_checks()]
+
+
+def _settings() -> list[dict[str, Any]]:
+    from llmbench.suite.load import Settings
+
+    return [
+        {"setting": name, "default": "by size" if field.default is None else field.default, "what": field.description}
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _schema() -> Any:
+    from llmbench.results.schema import json_schema
+
+    return json_schema()
+
+
+_ROWS = {
+    What.workloads: _workloads,
+    What.modes: _modes,
+    What.suites: _suites,
+    What.checks: _checks,
+    What.settings: _settings,
+    What.schema: _schema,
+}
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    columns = list(rows[0])
+    widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in columns}
+    for row in [dict(zip(columns, columns, strict=True)), *rows]:
+        typer.echo("  ".join(str(row[name]).ljust(widths[name]) for name in columns).rstrip())

@@ -1,0 +1,209 @@
+"""``llmbench run``: trains the cases of a suite, and writes the run and its report."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmbench.cli.names import complete_mode, complete_suite, complete_workload
+from llmbench.cli.options import DeviceKind, ProgressKind
+
+if TYPE_CHECKING:
+    from llmbench.launch.session import Session
+    from llmbench.results.store import RunFolder
+    from llmbench.suite.cases import Case
+
+CASE_FAILED = 3
+
+
+def run(
+    suite: Annotated[
+        str | None,
+        typer.Argument(help="Name of a shipped suite, or path of a TOML file.", autocompletion=complete_suite),
+    ] = None,
+    workload: Annotated[
+        list[str] | None,
+        typer.Option("--workload", "-w", help="Run this workload or family instead.", autocompletion=complete_workload),
+    ] = None,
+    mode: Annotated[
+        list[str] | None, typer.Option("--mode", "-m", help="Run this mode instead.", autocompletion=complete_mode)
+    ] = None,
+    python: Annotated[
+        str, typer.Option("--python", help="Interpreter that trains; llmbench need not be installed there.")
+    ] = sys.executable,
+    device: Annotated[DeviceKind, typer.Option(help="Where to train.")] = DeviceKind.auto,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Text to train on: file or folder (UTF-8), or wikitext-2, wikitext-103. Default: generated."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: reports/runs/ID.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting of the suite: KEY=VALUE (`llmbench list settings`)."),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print what would run, and what it would cost.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder: run what is missing or failed.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the run and its records as one JSON document.")
+    ] = False,
+    progress: Annotated[ProgressKind, typer.Option(help="How to show progress, on stderr.")] = ProgressKind.auto,
+) -> None:
+    """Train the cases of a suite; record throughput, memory, energy and loss; write a report.
+
+    Every case runs in a fresh process. Exit code 0: all cases trained, and trained right; 3: a case did not.
+
+    Examples:
+        llmbench run smoke
+
+        llmbench run smoke --workload gpt --mode compile+bf16 --set steps=300
+
+        llmbench run my-suite.toml --data corpus/ --python ~/venvs/nightly/bin/python --out runs/nightly
+
+        llmbench run --resume runs/nightly
+    """
+    command = ["llmbench", *sys.argv[1:]]
+    if resume is not None:
+        _only_resume(suite, workload, mode, data, out, change)
+        raise typer.Exit(_resume(resume, as_json, progress))
+    cases, file = _cases(suite, workload, mode, change)
+    if plan:
+        _plan(cases, as_json)
+        return
+    from llmbench.launch.session import Request, new_id
+
+    request = Request(
+        suite=file.name,
+        suite_file=str(file.path),
+        description=file.suite.description,
+        cases=cases,
+        python=_interpreter(python),
+        device=device.value,
+        data=data,
+        out=out or Path("reports", "runs", new_id()),
+        command=command,
+    )
+    raise typer.Exit(_start(request, as_json, progress))
+
+
+def _cases(
+    suite: str | None, workload: list[str] | None, mode: list[str] | None, change: list[str] | None
+) -> tuple[list[Case], Any]:
+    from llmbench.errors import UserError
+    from llmbench.suite.cases import resolve
+    from llmbench.suite.load import find, shipped
+
+    if suite is None:
+        raise UserError("which suite?", f"shipped: {', '.join(shipped())}; or the path of a TOML file, or --resume DIR")
+    file = find(suite)
+    return resolve(file, workloads=workload, modes=mode, changes=change or []), file
+
+
+def _only_resume(*others: object) -> None:
+    from llmbench.errors import UserError
+
+    if any(others):
+        raise UserError("--resume goes on with a run as it was begun", "leave the suite and the other choices out")
+
+
+def _interpreter(python: str) -> str:
+    import shutil
+
+    from llmbench.errors import UserError
+
+    found = shutil.which(os.path.expanduser(python))
+    if found is None:
+        raise UserError(f"--python {python}: no such program", "name a Python interpreter, such as VENV/bin/python")
+    return os.path.abspath(found)
+
+
+def _plan(cases: list[Case], as_json: bool) -> None:
+    from llmbench.cli.tables import plan_table
+
+    rows = [
+        {
+            "case": case.id,
+            "parameters": case.parameters[0],
+            "trainable": case.parameters[1],
+            "steps": case.config["steps"],
+            "work_per_step": case.work_per_step,
+            "unit": case.family.unit.removesuffix("/s"),
+            "flops_per_step": case.flops_per_step,
+            "memory_bytes": case.memory_bytes,
+        }
+        for case in cases
+    ]
+    typer.echo(json.dumps(rows, indent=2) if as_json else plan_table(rows))
+
+
+def _start(request: Any, as_json: bool, kind: ProgressKind) -> int:
+    from llmbench.cli.progress import progress_of
+    from llmbench.launch.session import start
+    from llmbench.launch.target import Target
+
+    with progress_of(kind) as progress, Target(request.python) as target:
+        session = start(request, target, progress)
+        code = _execute(session)
+    return _finish(session.folder, code, as_json)
+
+
+def _resume(path: Path, as_json: bool, kind: ProgressKind) -> int:
+    from llmbench.cli.progress import progress_of
+    from llmbench.launch.session import resume
+    from llmbench.launch.target import Target
+    from llmbench.results.store import RunFolder
+
+    folder = RunFolder(path)
+    run_ = folder.read_run()
+    with progress_of(kind) as progress, Target(run_.python) as target:
+        session = resume(folder, run_, target, progress)
+        code = _execute(session)
+    return _finish(session.folder, code, as_json)
+
+
+def _execute(session: Session) -> int:
+    """Runs the cases. Ctrl-C and SIGTERM (a scheduler's goodbye) end it early, and lose nothing that is finished."""
+
+    class Terminated(KeyboardInterrupt):
+        pass
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        records = session.execute()
+    except KeyboardInterrupt as reason:
+        session.interrupted()
+        return 128 + (signal.SIGTERM if isinstance(reason, Terminated) else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    from llmbench.launch.session import broken
+
+    return CASE_FAILED if broken(records) else 0
+
+
+def _finish(folder: RunFolder, code: int, as_json: bool) -> int:
+    from llmbench.cli.tables import summary
+    from llmbench.report import write_run_report
+
+    report = write_run_report(folder)
+    run_, records = folder.read_run(), folder.records()
+    if as_json:
+        document = {
+            "run": run_.model_dump(mode="json", by_alias=True),
+            "records": [record.model_dump(mode="json", by_alias=True) for record in records],
+            "report": str(report),
+            "exit_code": code,
+        }
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        typer.echo(summary(run_, records, folder.path, report))
+    return code

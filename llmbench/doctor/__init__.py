@@ -1,0 +1,1 @@
+"""Does this environment work? Checks, the processes that isolate them, and how their findings are shown."""

@@ -1,0 +1,183 @@
+"""The words of doctor: a check asks, a finding answers, a diagnosis is all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmbench.results.redact import redact
+
+if TYPE_CHECKING:
+    from llmbench.doctor.runner import Context
+
+SCHEMA_VERSION = 1
+
+Verdict = Literal["pass", "warn", "fail", "skip", "incomplete"]
+VERDICTS: tuple[Verdict, ...] = ("fail", "incomplete", "warn", "pass", "skip")
+"""Worst first. ``incomplete``: the check could not be carried out, so nothing is known."""
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer. What is not ``pass`` or ``skip`` has a cause and a fix.
+
+    Attributes:
+        verdict: see ``VERDICTS``.
+        evidence: what was read or measured, and from where.
+        cause: why it is so, and what it does to training.
+        fix: the command or the change that mends it.
+        link: documentation or the upstream report.
+    """
+
+    verdict: Verdict
+    evidence: str
+    cause: str | None = None
+    fix: str | None = None
+    link: str | None = None
+
+
+def passed(evidence: str) -> Finding:
+    return Finding("pass", evidence)
+
+
+def skipped(reason: str) -> Finding:
+    return Finding("skip", reason)
+
+
+def warning(evidence: str, cause: str, fix: str, link: str | None = None) -> Finding:
+    return Finding("warn", evidence, cause, fix, link)
+
+
+def failure(evidence: str, cause: str, fix: str, link: str | None = None) -> Finding:
+    return Finding("fail", evidence, cause, fix, link)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question.
+
+    Attributes:
+        id: stable, ``area.name``.
+        area: the first part of the id; ``--only`` selects by it.
+        title: what is asked, in a few words.
+        deadline: seconds after which its process is killed.
+        needs: ids of the checks without which this one could only repeat their fault.
+        run: gives the findings. It may keep what others need in ``context.facts``.
+    """
+
+    id: str
+    area: str
+    title: str
+    deadline: float
+    needs: tuple[str, ...]
+    run: Callable[[Context], Iterator[Finding]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The findings of one check."""
+
+    check: Check
+    findings: tuple[Finding, ...]
+    seconds: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its findings."""
+        verdicts = {finding.verdict for finding in self.findings}
+        return next((verdict for verdict in VERDICTS if verdict in verdicts), "pass")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What doctor found in one environment.
+
+    Attributes:
+        python: the interpreter that was judged.
+        answers: one per check that was asked, in the order of the registry.
+        facts: what was read on the way: versions, devices, compiler …
+        environment: the variables that matter to training, redacted.
+        seconds: wall time of all checks.
+        started_at: ISO 8601, UTC.
+        deep: whether ``--deep`` was asked for.
+    """
+
+    python: str
+    answers: tuple[Answer, ...]
+    facts: dict[str, Any]
+    environment: dict[str, str]
+    seconds: float
+    started_at: str
+    deep: bool = False
+    llmbench: str = field(default="")
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many findings there are of each verdict."""
+        verdicts = [finding.verdict for answer in self.answers for finding in answer.findings]
+        return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+
+    @property
+    def verdict(self) -> Verdict:
+        """``fail`` if anything failed or could not be carried out, else ``warn`` if anything warned, else ``pass``."""
+        counts = self.counts
+        if counts["fail"] or counts["incomplete"]:
+            return "fail"
+        return "warn" if counts["warn"] else "pass"
+
+    def exit_code(self, strict: bool = False) -> int:
+        """0: nothing failed; 1: something did, or with ``strict`` warned."""
+        return int(self.verdict == "fail" or (strict and self.verdict == "warn"))
+
+    def of(self, *verdicts: Verdict) -> list[tuple[Check, Finding]]:
+        """The findings with these verdicts, worst first, else in the order of the checks."""
+        found = [(a.check, f) for a in self.answers for f in a.findings if f.verdict in verdicts]
+        return sorted(found, key=lambda pair: VERDICTS.index(pair[1].verdict))
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that ``--json`` prints and ``--html`` draws; every text in it is redacted and printable."""
+        from llmbench.doctor.headline import headline
+
+        document: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "llmbench": self.llmbench,
+            "headline": headline(self),
+            "verdict": self.verdict,
+            "counts": self.counts,
+            "python": self.python,
+            "started_at": self.started_at,
+            "seconds": round(self.seconds, 2),
+            "deep": self.deep,
+            "checks": [_answer_json(answer) for answer in self.answers],
+            "facts": self.facts,
+            "environment": self.environment,
+        }
+        return {key: clean(value) for key, value in document.items()}
+
+
+def _answer_json(answer: Answer) -> dict[str, Any]:
+    check = answer.check
+    return {
+        "id": check.id,
+        "area": check.area,
+        "title": check.title,
+        "verdict": answer.verdict,
+        "seconds": round(answer.seconds, 2),
+        "needs": list(check.needs),
+        "findings": [vars(finding) for finding in answer.findings],
+    }
+
+
+def clean(value: Any) -> Any:
+    """The value with every text redacted, without control characters, and with bytes that are no UTF-8 escaped."""
+    if isinstance(value, str):
+        return redact(_CONTROL.sub("", value).encode("utf-8", "backslashreplace").decode())
+    if isinstance(value, dict):
+        return {clean(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return value

@@ -1,0 +1,161 @@
+"""What cases need before they can start: token files, LoRA's base, and the measured peaks; all kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmbench.data.sources import generated
+from llmbench.data.text import Text
+from llmbench.data.tokens import TokenFiles, prepare, require
+from llmbench.errors import UserError
+from llmbench.launch.target import Target
+from llmbench.paths import cache_folder
+from llmbench.results.store import write_atomically
+from llmbench.suite.cases import Case
+from llmbench.suite.workloads import FAMILIES
+
+OnProgress = Callable[[str], None]
+BASE_DIALECT = "base"
+BASE_SECONDS = 3600.0
+PEAK_SECONDS = 300.0
+
+
+class Data:
+    """The token files of a run's cases, made when first asked for.
+
+    Args:
+        text: what the run trains on.
+    """
+
+    def __init__(self, text: Text, on_progress: OnProgress = lambda message: None) -> None:
+        self.text = text
+        self._on_progress = on_progress
+        self._files: dict[tuple[str, ...], TokenFiles] = {}
+
+    def of(self, case: Case) -> dict[str, Any]:
+        """The ``data`` of the case's job; empty for a workload without text.
+
+        Raises:
+            UserError: the text is shorter than one batch.
+        """
+        files = self._tokens(case, self.text)
+        if files is None:
+            return {}
+        config = case.config
+        require(
+            files,
+            batch_tokens=config["micro_batch_size"] * config["sequence_length"],
+            sequence=config["sequence_length"],
+            what=case.workload,
+        )
+        return _as_job(files)
+
+    def of_base(self, case: Case) -> dict[str, Any]:
+        """The ``data`` of the job that trains LoRA's base: another text, cut by the same tokenizer."""
+        files = self._tokens(case, generated(BASE_DIALECT))
+        assert files is not None
+        return _as_job(files)
+
+    def _tokens(self, case: Case, text: Text) -> TokenFiles | None:
+        kind = case.family.tokenizer
+        if kind is None:
+            return None
+        vocab_size = case.config["model"]["vocab_size"]
+        key = (kind, str(vocab_size), text.sha256)
+        if key not in self._files:
+            self._files[key] = prepare(text, kind, vocab_size, tokenizer_text=self.text, on_progress=self._on_progress)
+        return self._files[key]
+
+
+def _as_job(files: TokenFiles) -> dict[str, Any]:
+    return {
+        "train": str(files.train),
+        "valid": str(files.valid),
+        "vocab_size": files.vocab_size,
+        "special": files.special,
+        "floor": files.floor,
+        "sha256": files.sha256,
+    }
+
+
+class BaseError(Exception):
+    """LoRA's base could not be trained."""
+
+
+def lora_base(target: Target, case: Case, data: Data, device: str, log: Path, on_progress: OnProgress) -> Path:
+    """The weights on which a LoRA case builds, trained if they are not in the cache.
+
+    Raises:
+        BaseError: the job that trains them failed.
+    """
+    size = case.workload.removeprefix("lora-")
+    config = case.config | {
+        "family": "gpt",
+        "steps": case.config["base_steps"],
+        "learning_rate": FAMILIES["gpt"].sizes[size].settings["learning_rate"],
+    }
+    tokens = data.of_base(case)
+    key = {"config": config, "tokens": tokens["sha256"], "torch": target.hello["torch"], "device": device}
+    weights = cache_folder() / "bases" / f"{_hash(key)}.pt"
+    if weights.exists():
+        return weights
+    on_progress(f"training the base of {case.workload} ({config['steps']} steps)")
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    job = {
+        "kind": "base",
+        "config": config,
+        "device": device,
+        "data": tokens,
+        "weights": str(weights),
+        "threads": config["threads"],
+    }
+    outcome = target.run(job, log, BASE_SECONDS)
+    if outcome.code != 0:
+        error = (outcome.result or {}).get("error")
+        raise BaseError(f"{error['type']}: {error['message']}" if error else f"exit code {outcome.code}")
+    return weights
+
+
+def measured_peaks(target: Target, environment: dict[str, Any], device: str, log: Path) -> dict[str, float]:
+    """TFLOP/s of matmuls on this machine by dtype, from the cache where it was measured before; empty on failure."""
+    key = {
+        "devices": environment["devices"],
+        "cpu": environment["host"]["cpu"],
+        "torch": environment["torch"],
+        "variables": environment["variables"],
+    }
+    file = cache_folder() / "peaks" / f"{_hash(key)}.json"
+    if file.exists():
+        peaks: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        return peaks
+    outcome = target.run({"kind": "peaks", "device": device}, log, PEAK_SECONDS)
+    if outcome.code != 0 or outcome.result is None:
+        return {}
+    peaks = outcome.result["peaks"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps(peaks))
+    return peaks
+
+
+def describe(target: Target, device: str, log: Path) -> dict[str, Any]:
+    """The machine as torch sees it.
+
+    Raises:
+        UserError: the device cannot be used.
+    """
+    outcome = target.run({"kind": "describe", "device": device}, log, PEAK_SECONDS)
+    if outcome.result is None:
+        raise UserError(f"{target.python}: torch died when asked for its devices", "`llmbench doctor` finds the cause")
+    if "error" in outcome.result:
+        raise UserError(
+            f"--device {device}: {outcome.result['error']['message']}", "use --device cpu, or ask `llmbench doctor`"
+        )
+    return outcome.result
+
+
+def _hash(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,244 @@
+"""The environment under test: a server process of its interpreter, and fresh children of it that do one job each."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmbench.errors import UserError
+from llmbench.launch.oom import OomCounter
+from llmbench.paths import PACKAGE
+
+START_SECONDS = 180.0  # to import torch, from a cold network disk
+STACK_SECONDS = 2.0  # for a hanging job to write its stack before it is killed
+MINIMUM_TORCH = (2, 6)
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        result: what the job wrote; None if it died before it could.
+        code: exit code, negative for a signal (as ``subprocess`` has it); None if the server died with it.
+        timed_out: the deadline passed and the job was killed.
+        phase: the last one that the job entered.
+        oom_killed: the kernel killed something for memory while the job ran.
+    """
+
+    result: dict[str, Any] | None = None
+    code: int | None = None
+    timed_out: bool = False
+    phase: str = "start"
+    oom_killed: bool = False
+    started: bool = False
+    wall_seconds: float = 0.0
+    log: Path | None = None
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Target:
+    """An interpreter that has torch. Use as a context manager: on leaving, its processes are gone.
+
+    Args:
+        python: the interpreter. llmbench need not be installed there.
+    """
+
+    def __init__(self, python: str) -> None:
+        self.python = python
+        self._log = tempfile.NamedTemporaryFile(prefix="llmbench-server-", suffix=".log")  # noqa: SIM115
+        self.hello: dict[str, Any] = {}
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._job: int | None = None
+
+    def __enter__(self) -> Target:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill_job()
+        self._stop()
+        self._log.close()
+
+    def ready(self) -> dict[str, Any]:
+        """Waits until the server has imported torch; what it says of itself.
+
+        Raises:
+            UserError: torch is missing, broken or too old there.
+        """
+        if not self.hello:
+            event = self._next(START_SECONDS)
+            if event is None or event["event"] != "ready":
+                raise UserError(
+                    f"{self.python} cannot import torch: {self._why_not(event)}",
+                    f"`llmbench doctor --python {self.python}` finds the cause; "
+                    "`--python PATH` trains with another interpreter",
+                )
+            version = tuple(int(part) for part in event["torch"].split("+")[0].split(".")[:2])
+            if version < MINIMUM_TORCH:
+                raise UserError(
+                    f"{self.python} has torch {event['torch']}; training needs 2.6 or newer",
+                    "doctor judges any version; --python PATH trains with another interpreter",
+                )
+            self.hello = event
+        return self.hello
+
+    def run(self, job: dict[str, Any], log: Path, deadline: float, on_event: OnEvent = lambda event: None) -> Outcome:
+        """Does one job in a fresh process.
+
+        Args:
+            job: what ``llmbench.worker.job.run`` takes, without ``result`` and ``asked_at``.
+            log: file to which the job's stdout and stderr are appended.
+            deadline: seconds until it is stopped.
+            on_event: told of each phase as it begins.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self._stop()
+            self._start()
+        self.ready()
+        outcome = Outcome(log=log)
+        begin = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="llmbench-") as folder, OomCounter() as oom:
+            result = Path(folder) / "result.json"
+            self._send(job | {"result": str(result), "log": str(log.resolve()), "asked_at": begin})
+            self._watch(outcome, begin + deadline, on_event)
+            if result.exists():
+                outcome.result = json.loads(result.read_text(encoding="utf-8"))
+            outcome.oom_killed = oom.count() > 0
+        outcome.wall_seconds = time.monotonic() - begin
+        return outcome
+
+    def kill_job(self) -> None:
+        """Kills the job in flight and all that it started."""
+        if self._job is not None:
+            _kill_group(self._job)
+
+    def _watch(self, outcome: Outcome, deadline: float, on_event: OnEvent) -> None:
+        while True:
+            event = self._next(deadline - time.monotonic())
+            if event is None and self._alive():
+                outcome.timed_out = True
+                self._ask_for_stack()
+                self.kill_job()
+                event = self._next(START_SECONDS, until="exited")
+            if event is None:
+                return  # the server died, and took the job with it
+            if event["event"] == "started":
+                outcome.started = True
+                self._job = event["pid"]
+            elif event["event"] == "phase":
+                outcome.phase = event["name"]
+            elif event["event"] == "exited":
+                outcome.code = event["code"]
+                self.kill_job()  # what it may have left behind, such as compile workers
+                self._job = None
+                return
+            on_event(event)
+
+    def _ask_for_stack(self) -> None:
+        if self._job is not None:
+            os.kill(self._job, signal.SIGUSR1)
+            time.sleep(STACK_SECONDS)
+
+    def _start(self) -> None:
+        self._lines = queue.Queue()
+        self.hello = {}
+        try:
+            self._process = subprocess.Popen(
+                [self.python, str(PACKAGE / "worker" / "start.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise UserError(
+                f"--python {self.python}: {error.strerror}", "name a Python interpreter, such as VENV/bin/python"
+            ) from None
+        threading.Thread(target=self._read, args=(self._process, self._lines), daemon=True).start()
+
+    @staticmethod
+    def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    def _next(self, seconds: float, until: str | None = None) -> dict[str, Any] | None:
+        """The next event (or the next of one name); None if there is none in time, or ever."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                return None
+            if line is None:
+                self._lines.put(None)  # it stays ended for whoever asks next
+                return None
+            event: dict[str, Any] = json.loads(line)
+            if until is None or event["event"] == until:
+                return event
+
+    def _send(self, job: dict[str, Any]) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _stop(self) -> None:
+        if self._process is None:
+            return
+        _kill_group(self._process.pid)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    continue  # what was still to be written has no reader any more
+        self._process = None
+
+    def last_words(self) -> str:
+        """The last line that the server wrote to stderr."""
+        lines = [line for line in Path(self._log.name).read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else "it wrote nothing"
+
+    def _why_not(self, event: dict[str, Any] | None) -> str:
+        if event is not None:
+            return f"{event.get('type')}: {event.get('message')}"
+        if self._alive():
+            return f"no answer for {START_SECONDS:.0f} s"
+        assert self._process is not None
+        code = self._process.wait()
+        return f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}; {self.last_words()}"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # all of it is gone already

@@ -1,0 +1,1 @@
+"""Static charts: functions from numbers to SVG."""

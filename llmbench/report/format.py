@@ -1,0 +1,174 @@
+"""Numbers, times and untrusted text as people read them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup, escape
+
+NOTHING = "–"
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_SYMBOLS = frozenset({"J", "W", "FLOP"})  # written together with their prefix
+_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+# C0 and C1 controls but tab and newline, surrogates, and the marks that reorder or hide text.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text with every invisible or reordering character shown as its escape, so that none can disguise a name."""
+    return _UNSEEN.sub(lambda match: f"\\u{{{ord(match[0]):x}}}", text)
+
+
+def plain_log(line: str, longest: int = 400) -> str:
+    """A log line without terminal colours, cut to ``longest`` characters."""
+    return shorten(_ANSI.sub("", line).rsplit("\r", 1)[-1], longest)
+
+
+def shorten(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def code_spans(text: str) -> Markup:
+    """Escaped text with `backticked` words as ``<code>``."""
+    parts = printable(text).split("`")
+    if len(parts) % 2 == 0:  # an unpaired backtick is just a character
+        parts[-2:] = ["`".join(parts[-2:])]
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
+    )
+
+
+def unbroken(text: str) -> Markup:
+    """Escaped text whose lines break between words only: never after the dashes of an option."""
+    return Markup(" ").join(Markup("<span>{}</span>").format(printable(word)) for word in text.split(" "))
+
+
+def is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number in ``digits`` significant digits: 0.0123, 4.20, 1230, 1.2e-9."""
+    if value is None:
+        return NOTHING
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = int(exponent)
+    text = f"{value:.{max(0, digits - 1 - power)}f}" if -4 <= power < 9 else f"{mantissa}e{power}"
+    return text.replace("-", "−", 1) if value < 0 else text
+
+
+def short(value: float | None, digits: int = 3) -> str:
+    """As ``number``, without zeros at the end: for ticks and limits, which are exact."""
+    mantissa, e, exponent = number(value, digits).partition("e")
+    return (mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa) + e + exponent
+
+
+def si(value: float | None, unit: str = "", digits: int = 3) -> str:
+    """A number with a decimal prefix: ``17.2 k tokens/s``, ``3.4 kJ``."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    factor, prefix = next(((f, p) for f, p in _PREFIXES if abs(value) >= f * (1 - 0.5 * 10**-digits)), (1.0, ""))
+    unit = prefix + unit if unit in _SYMBOLS else f"{prefix} {unit}".strip()
+    return f"{number(value / factor, digits)} {unit}".strip()
+
+
+def times(ratio: float) -> str:
+    """``1.42×``"""
+    return f"{ratio:.2f}×" if 0.1 <= ratio < 9.995 else f"{number(ratio)}×"
+
+
+def size(value: float | None) -> str:
+    """Bytes as KiB, MiB, GiB, TiB."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1023.5:
+            return f"{value:.0f} B" if unit == "B" else f"{number(value)} {unit}"
+        value /= 1024
+    return f"{number(value)} TiB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as µs, ms, s, min or h, whichever is read most easily."""
+    if seconds is None or not math.isfinite(seconds):
+        return number(seconds)
+    if seconds == 0:
+        return "0 s"
+    if abs(seconds) < 0.9995e-3:
+        return f"{number(seconds * 1e6)} µs"
+    if abs(seconds) < 0.9995:
+        return f"{number(seconds * 1e3)} ms"
+    if abs(seconds) < 99.95:
+        return f"{seconds:.1f} s" if abs(seconds) >= 9.995 else f"{number(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    if fraction is None or not math.isfinite(fraction):
+        return number(fraction)
+    return f"{number(100 * fraction, digits)} %"
+
+
+def half_width(value: float | None, interval: Sequence[float] | None) -> float | None:
+    """Half the interval, as a fraction of the value; None where either is missing or means nothing."""
+    if value is None or interval is None or not value or not all(map(math.isfinite, (value, *interval))):
+        return None
+    return abs(interval[1] - interval[0]) / 2 / abs(value)
+
+
+def plus_minus(fraction: float | None) -> str:
+    return NOTHING if fraction is None else f"±{percent(fraction)}"
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time stamp of a record; None if it is missing or is none."""
+    try:
+        time = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def timestamp(text: str | None) -> str:
+    time = moment(text)
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if time else (text or NOTHING)
+
+
+def count(amount: int, one: str, many: str | None = None) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{amount} {one if amount == 1 else many or one + 's'}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested dictionaries as dotted keys."""
+    flat: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat += flatten(value, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", value))
+    return flat
+
+
+def plain(value: Any) -> str:
+    """A value of a record as text."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str | int):
+        return shorten(str(value), 2000)
+    if isinstance(value, float):
+        return short(value, 6)
+    return shorten(json.dumps(value, ensure_ascii=False), 2000)

@@ -1,0 +1,96 @@
+"""The page of a run: verdict first, then speed, memory and loss of every workload, then every case."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from llmbench.report import environment
+from llmbench.report.charts.decimate import thin
+from llmbench.report.format import count, duration, moment, timestamp
+from llmbench.report.page import render
+from llmbench.report.run import details, summary
+from llmbench.report.run.cases import CaseView, matrix_size, read_cases
+from llmbench.report.run.matrix import STEPS, matrix
+from llmbench.report.run.table import table as all_cases
+from llmbench.report.run.workloads import panels
+from llmbench.report.verdict import VERDICTS, pills
+from llmbench.results.schema import Run
+from llmbench.results.store import RunFolder, write_atomically
+
+_SHOWN_AT_ONCE = 5  # groups of attention on the first screen
+
+
+def run_page(folder: RunFolder) -> str:
+    """The HTML of a run that is finished, still going on, or was killed.
+
+    Raises:
+        UserError: the folder holds no run, or a record in it is none.
+    """
+    run = folder.read_run()
+    cases = read_cases(folder, run)
+    speeds = matrix(cases)
+    speedups = speeds.speedups()
+    attention = summary.attention(cases, run, str(folder.path))
+    return render(
+        "run.html.j2",
+        _data(run, cases),
+        run=run,
+        title=_title(run),
+        meta=_meta(run),
+        subtitle=matrix_size(cases),
+        pills=pills((case.verdict for case in cases), VERDICTS),
+        attention=attention[:_SHOWN_AT_ONCE],
+        more_attention=attention[_SHOWN_AT_ONCE:],
+        environment=environment.summary(run),
+        every_key=environment.every_key(run),
+        command=shlex.join(run.command),
+        figures=summary.figures(cases, speeds),
+        matrix=speeds,
+        ramp=list(STEPS),
+        notes={entry.note for row in speeds.rows for cell in row.cells for entry in cell},
+        panels=panels(speeds),
+        table=all_cases(cases, speedups),
+        details=[details.detail(case, speedups.get(case.id)) for case in cases],
+    )
+
+
+def write_run_report(folder: RunFolder) -> Path:
+    """Writes ``report.html`` into the run's folder, in one step.
+
+    Raises:
+        UserError: as ``run_page``.
+        OSError: the folder cannot be written.
+    """
+    write_atomically(folder.report, run_page(folder))
+    return folder.report
+
+
+def _title(run: Run) -> str:
+    host = environment.host(run)
+    return f"{run.suite} on {host}" if host else f"{run.suite} on {run.device}"
+
+
+def _meta(run: Run) -> list[str]:
+    begin, end = moment(run.started_at), moment(run.finished_at)
+    took = duration((end - begin).total_seconds()) if begin and end else None
+    state = {"done": None, "interrupted": "interrupted", "running": "not finished"}[run.status]
+    resumed = f"resumed {count(run.resumed, 'time')}" if run.resumed else None
+    parts = [timestamp(run.started_at), took, f"run {run.id}", f"suite {run.suite}", state, resumed]
+    return [part for part in parts if part]
+
+
+def _data(run: Run, cases: list[CaseView]) -> str:
+    """Run, records and thinned loss curves as one JSON document."""
+    recorded = sorted((case for case in cases if case.number is not None), key=lambda case: case.number or 0)
+    records = ",".join(case.stored.model_dump_json(by_alias=True) for case in recorded if case.stored)
+    curves = ",".join(_curve(thin(case.series.loss)) if case.series else "null" for case in recorded)
+    return f'{{"run":{run.model_dump_json(by_alias=True)},"records":[{records}],"loss":[{curves}]}}'
+
+
+def _curve(pairs: list[list[float | None]]) -> str:
+    """As ``{"step": [...], "loss": [...]}``, the steps left out where none is missing."""
+    dense = [step for step, _ in pairs] == list(range(len(pairs)))
+    steps = ",".join(str(int(step or 0)) for step, _ in pairs)
+    values = ",".join("null" if value is None else repr(value) for _, value in pairs)
+    return f'{{"loss":[{values}]}}' if dense else f'{{"step":[{steps}],"loss":[{values}]}}'

@@ -1,0 +1,237 @@
+"""The cases of a run as a page sees them: planned and recorded, each with a verdict, an anchor and an ink."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmbench.errors import UserError
+from llmbench.report.format import count, half_width, plain_log
+from llmbench.report.palette import Ink, ink
+from llmbench.report.verdict import VERDICTS, Verdict
+from llmbench.results.schema import BROKEN, Record, Run, Series
+from llmbench.results.store import RunFolder
+
+EAGER = "eager"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A mode at a world size: a column of the matrix, a colour and dash on every chart."""
+
+    mode: str
+    world_size: int
+    ink: Ink = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.mode if self.world_size == 1 else f"{self.mode} ×{self.world_size}"
+
+
+@dataclass(frozen=True)
+class CaseView:
+    """One case of the page.
+
+    Attributes:
+        record: what is known, None if nothing was recorded.
+        stored: the same as it stands in the file, for the downloads.
+        variant: what its id says beyond workload, mode and world size, such as a batch shape; mostly empty.
+        anchor: id of its details on the page, unique there.
+        series_fault: why the series cannot be shown, if it should be there.
+        number: position among the records, None for a case without one.
+    """
+
+    id: str
+    workload: str
+    variant: str
+    column: Column
+    anchor: str
+    verdict: Verdict
+    record: Record | None
+    stored: Record | None
+    series: Series | None
+    series_fault: str | None
+    log: list[str]
+    rerun: str
+    number: int | None
+
+    @property
+    def counts(self) -> bool:
+        """Whether its speed may be compared: it ended, and the training was right."""
+        return self.verdict.key in ("ok", "noisy", "doubtful") and self.throughput is not None
+
+    @property
+    def throughput(self) -> float | None:
+        return self.record.throughput.value if self.record and self.record.throughput else None
+
+    @property
+    def unit(self) -> str:
+        return self.record.throughput.unit if self.record and self.record.throughput else ""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return self.record.throughput.ci95 if self.record and self.record.throughput else None
+
+    @property
+    def uncertainty(self) -> float | None:
+        """Half the 95 % interval of the throughput, as a fraction of it."""
+        return half_width(self.throughput, self.interval)
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Peak memory: what the device's allocator gave out, on a device without one what the OS holds resident."""
+        memory = self.record.memory if self.record else None
+        if memory is None:
+            return None
+        return memory.peak_rss_bytes if memory.peak_allocated_bytes is None else memory.peak_allocated_bytes
+
+
+def read_cases(folder: RunFolder, run: Run) -> list[CaseView]:
+    """Planned cases in the order of the suite, then what was recorded besides."""
+    records = {record.case: (number, record) for number, record in enumerate(folder.records())}
+    planned = {case.case: (case.workload, case.mode, case.world_size) for case in run.cases}
+    known = planned | {
+        case: (record.workload, record.mode, record.world_size)
+        for case, (_, record) in records.items()
+        if case not in planned
+    }
+    columns = _columns((mode, world_size) for _, mode, world_size in known.values())
+    anchors = _Anchors()
+    views = []
+    for case, (workload, mode, world_size) in known.items():
+        number, stored = records.get(case, (None, None))
+        record = stored and tamed(stored)
+        series, fault = _series(folder, record)
+        verdict = judge(record)
+        views.append(
+            CaseView(
+                id=case,
+                workload=workload,
+                variant="/".join(case.split("/")[3:]),
+                column=columns[mode, world_size],
+                anchor=anchors.of(case),
+                verdict=verdict,
+                record=record,
+                stored=stored,
+                series=series,
+                series_fault=fault,
+                log=[plain_log(line) for line in folder.log_tail(record)] if record and verdict.tone == "bad" else [],
+                rerun=rerun_command(run, workload, mode),
+                number=number,
+            )
+        )
+    return views
+
+
+def tamed(record: Record) -> Record:
+    """The record with numbers that arithmetic bears: beyond 1e300 nothing was measured, and sums would overflow."""
+    return Record.model_validate(_tamed(record.model_dump(by_alias=True)))
+
+
+def _tamed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tamed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_tamed(item) for item in value]
+    if isinstance(value, float) and abs(value) > 1e300:
+        return math.copysign(math.inf, value)
+    if isinstance(value, int) and abs(value) > 10**300:
+        return 10**300 if value > 0 else -(10**300)
+    return value
+
+
+def judge(record: Record | None) -> Verdict:
+    """The status of the record; what passed can still be noisy, or not have learned."""
+    if record is None:
+        return VERDICTS["missing"]
+    if record.status != "ok":
+        return VERDICTS[record.status]
+    if record.loss is not None and not (record.loss.finite and record.loss.learned):
+        return VERDICTS["doubtful"]
+    if record.noise is not None and record.noise.verdict == "noisy":
+        return VERDICTS["noisy"]
+    return VERDICTS["ok"]
+
+
+def is_broken(case: CaseView) -> bool:
+    return case.record is not None and case.record.status in BROKEN
+
+
+def _columns(pairs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Column]:
+    """Eager first, then in order of appearance; world sizes of one mode share its colour."""
+    pairs = list(dict.fromkeys(pairs))
+    modes = sorted(dict.fromkeys(mode for mode, _ in pairs), key=lambda mode: mode != EAGER)
+    sizes = sorted({world_size for _, world_size in pairs})
+    ordered = sorted(pairs, key=lambda pair: (modes.index(pair[0]), pair[1]))
+    return {
+        (mode, world_size): Column(mode, world_size, ink(modes.index(mode), sizes.index(world_size)))
+        for mode, world_size in ordered
+    }
+
+
+class _Anchors:
+    """Ids for links: the case's own where it is harmless, and never the same twice."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def of(self, case: str) -> str:
+        wanted = re.sub(r"[^A-Za-z0-9._+/-]+", "-", case)[:120]
+        # Ids of the page's own sections have no slash.
+        wanted = wanted if "/" in wanted else f"case/{wanted}"
+        anchor, turn = wanted, 1
+        while anchor in self._taken:
+            turn += 1
+            anchor = f"{wanted}/{turn}"
+        self._taken.add(anchor)
+        return anchor
+
+
+def _series(folder: RunFolder, record: Record | None) -> tuple[Series | None, str | None]:
+    if record is None or not record.series:
+        return None, None
+    try:
+        series = folder.read_series(record)
+    except UserError as error:
+        return None, error.message
+    except (OSError, ValueError) as error:
+        return None, f"{record.series}: {error}"
+    return series, None if series else f"{record.series} is not there"
+
+
+_WITH_VALUE = {"--workload", "--mode", "--out", "--resume"}
+_FLAGS = {"--json", "--plan"}
+
+
+def rerun_command(run: Run, workload: str, mode: str) -> str:
+    """The run's own command, narrowed to one case and without its output folder."""
+    command = _narrowed(run.command) or ["llmbench", "run", run.suite]
+    return shlex.join([*command, "--workload", workload, "--mode", mode])
+
+
+def _narrowed(command: Sequence[str]) -> list[str]:
+    """The command without the options that choose cases or name folders; empty if it names no suite."""
+    if "run" not in command:
+        return []
+    at = command.index("run") + 1
+    kept, skip = [], False
+    for word in command[at:]:
+        if skip:
+            skip = False
+        elif word in _WITH_VALUE:
+            skip = True
+        elif word not in _FLAGS and word.split("=", 1)[0] not in _WITH_VALUE:
+            kept.append(word)
+    return ["llmbench", "run", *kept] if kept and not kept[0].startswith("-") else []
+
+
+def matrix_size(cases: Sequence[CaseView]) -> str:
+    """``12 cases = 4 workloads × 3 modes``, without the product where the matrix has holes."""
+    rows = len({(case.workload, case.variant) for case in cases})
+    columns = len({case.column for case in cases})
+    product = f" = {count(rows, 'workload')} × {count(columns, 'mode')}" if rows * columns == len(cases) > 1 else ""
+    return count(len(cases), "case") + product

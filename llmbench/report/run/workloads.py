@@ -1,0 +1,204 @@
+"""A panel for each workload: speeds, memory, loss curves, and what held-out data says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from llmbench.report.charts.bars import Bar, bars
+from llmbench.report.charts.bars import height as bars_height
+from llmbench.report.charts.lines import Curve, Reference, lines, smoothing_window, wants_log
+from llmbench.report.format import NOTHING, number, percent, plus_minus, si, size
+from llmbench.report.run.cases import EAGER, CaseView
+from llmbench.report.run.matrix import Matrix, Row
+from llmbench.results.schema import Record
+
+MOST = 8
+"""Cases drawn in one panel; what is beyond stands in the table of all cases."""
+
+
+@dataclass(frozen=True)
+class HeldOutRow:
+    """Of a case, or of a reference (then ``case`` is None)."""
+
+    name: str
+    case: CaseView | None
+    cells: list[str]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One workload. ``facts`` says what was trained; ``more`` counts the cases that are not drawn."""
+
+    workload: str
+    variant: str
+    facts: str
+    speed: Markup
+    speed_unit: str
+    memory: Markup
+    memory_title: str
+    loss: Markup
+    loss_title: str
+    held_out_heads: list[str]
+    held_out: list[HeldOutRow]
+    more: int
+
+
+def panels(table: Matrix) -> list[Panel]:
+    return [_panel(row) for row in table.rows]
+
+
+def _panel(row: Row) -> Panel:
+    drawn = row.cases[:MOST]
+    curves = [
+        Curve(case.column.name, case.column.ink, case.series.loss) for case in drawn if case.series and case.series.loss
+    ]
+    references = _references(row.cases)
+    unit = next((case.unit for case in drawn if case.unit), "")
+    heads, held_out = _held_out(row.cases)
+    tall = max(190, 2 * bars_height(len(drawn)) + 46)
+    return Panel(
+        workload=row.workload,
+        variant=row.variant,
+        facts=_facts(row.cases),
+        speed=bars(f"Throughput of {row.workload} by mode, in {unit or 'no unit'}", [_speed(case) for case in drawn]),
+        speed_unit=unit,
+        memory=bars(
+            f"Peak memory of {row.workload} by mode", [_memory(case) for case in drawn], capacity=_capacity(drawn)
+        ),
+        memory_title=_memory_title(drawn),
+        loss=lines(f"Training loss of {row.workload} by step and mode", curves, references, tall=min(tall, 420)),
+        loss_title=_loss_title(curves, references),
+        held_out_heads=heads,
+        held_out=held_out,
+        more=len(row.cases) - len(drawn),
+    )
+
+
+def _facts(cases: Sequence[CaseView]) -> str:
+    """Parameters, batch shape and steps, as far as the first record tells."""
+    record = next((case.record for case in cases if case.record), None)
+    if record is None:
+        return "no record yet"
+    config = record.config
+    parameters = record.parameters
+    said = []
+    if parameters:
+        share = parameters.trainable / parameters.total if parameters.total else 1.0
+        said.append(f"{si(parameters.total)} parameters" + (f", {percent(share)} trainable" if share < 1 else ""))
+    shape = [str(config[key]) for key in ("micro_batch_size", "sequence_length") if config.get(key) is not None]
+    if shape:
+        said.append(f"batch {' × '.join(shape)}")
+    if config.get("steps") is not None:
+        said.append(f"{config['steps']} steps")
+    return " · ".join(said)
+
+
+def _speed(case: CaseView) -> Bar:
+    column, value = case.column, case.throughput
+    if value is None or not math.isfinite(value):
+        return Bar(column.name, column.ink, (), f"{case.verdict.symbol} {case.verdict.word}")
+    mark = "" if case.verdict.key == "ok" else f" {case.verdict.symbol}"
+    word = "" if case.counts else f" {case.verdict.word}"
+    text = f"{si(value)} {plus_minus(case.uncertainty)}{mark}{word}"
+    return Bar(column.name, column.ink, (value,), text, case.interval, ghost=not case.counts)
+
+
+def _memory(case: CaseView) -> Bar:
+    column = case.column
+    parts = memory_parts(case.record)
+    if case.peak_bytes is None or not parts:
+        text = NOTHING if case.counts else f"{case.verdict.symbol} {case.verdict.word}"
+        return Bar(column.name, column.ink, (), text)
+    total = sum(amount for _, amount in parts)
+    return Bar(column.name, column.ink, tuple(amount for _, amount in parts), size(total))
+
+
+def memory_parts(record: Record | None) -> list[tuple[str, float]]:
+    """What the bar of memory is made of, the case's own part first."""
+    memory = record.memory if record else None
+    if memory is None:
+        return []
+    if memory.peak_allocated_bytes is not None:
+        reserved = (memory.peak_reserved_bytes or 0) - memory.peak_allocated_bytes
+        return [("allocated", memory.peak_allocated_bytes), *([("reserved", reserved)] if reserved > 0 else [])]
+    if memory.peak_rss_bytes is None:
+        return []
+    start = min(memory.start_rss_bytes or 0, memory.peak_rss_bytes)
+    parts: list[tuple[str, float]] = [("the case", memory.peak_rss_bytes - start)]
+    return [*parts, ("Python and torch", start)] if start else parts
+
+
+def _memory_title(cases: Sequence[CaseView]) -> str:
+    names = next((names for case in cases if (names := [name for name, _ in memory_parts(case.record)])), [])
+    capacity = _capacity(cases)
+    split = f" (pale: {names[1]})" if len(names) > 1 else ""
+    return "Peak memory" + (f" of {size(capacity)}" if capacity else "") + split
+
+
+def _capacity(cases: Sequence[CaseView]) -> int | None:
+    known = [case.record.memory.capacity_bytes for case in cases if case.record and case.record.memory]
+    return next((capacity for capacity in known if capacity), None)
+
+
+def _references(cases: Sequence[CaseView]) -> list[Reference]:
+    """Of the first case that has any: all modes of a workload train on the same data."""
+    for case in cases:
+        if case.record and case.record.loss and case.record.loss.references:
+            return [Reference(one.name, one.value, one.kind == "floor") for one in case.record.loss.references]
+    return []
+
+
+def _loss_title(curves: Sequence[Curve], references: Sequence[Reference]) -> str:
+    if not curves:
+        return "Training loss: no curve was recorded"
+    window = smoothing_window(curves)
+    notes = ["logarithmic"] if wants_log(curves, references) else []
+    notes += [f"bold: median of {window} steps"] if window else []
+    return "Training loss by step" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _held_out(cases: Sequence[CaseView]) -> tuple[list[str], list[HeldOutRow]]:
+    """Eval loss and the metrics of the field by mode, and the references in the same columns."""
+    known = [case for case in cases if case.record and (case.record.loss or case.record.metrics)]
+    names = list(dict.fromkeys(name for case in known if case.record for name in case.record.metrics))
+    rows = [HeldOutRow(case.column.name, case, _held_out_cells(case, names)) for case in known]
+    for reference in _references(cases):
+        name = f"{reference.name} ({'floor' if reference.floor else 'baseline'})"
+        cells = [number(reference.value, 4), *(_of_reference(name, reference.value) for name in names), ""]
+        rows.append(HeldOutRow(name, None, cells))
+    return ["loss", *(metric_title(name) for name in names), "parity"], rows
+
+
+def _held_out_cells(case: CaseView, names: Sequence[str]) -> list[str]:
+    record = case.record
+    if record is None:
+        return []
+    loss = number(record.loss.eval, 4) if record.loss else NOTHING
+    return [loss, *(metric_text(name, record.metrics.get(name)) for name in names), _parity(record)]
+
+
+def _of_reference(metric: str, loss: float) -> str:
+    """A loss in nats per token is a perplexity of exp(loss); of other metrics a reference says nothing."""
+    if metric == "perplexity":
+        return metric_text(metric, math.exp(loss) if loss < 700 else math.inf)
+    return metric_text(metric, loss) if metric == "mse" else NOTHING
+
+
+def metric_title(name: str) -> str:
+    return {"r2": "R²", "mse": "MSE"}.get(name, name.replace("_", " "))
+
+
+def metric_text(name: str, value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return percent(value, 3) if name.endswith(("accuracy", "fraction")) else number(value, 4)
+
+
+def _parity(record: Record) -> str:
+    if record.parity is None:
+        return "reference" if record.mode == EAGER and record.status == "ok" else NOTHING
+    return f"{'✓' if record.parity.verdict == 'pass' else '✖'} {number(record.parity.value, 2)}"

@@ -1,0 +1,50 @@
+"""Verdicts as symbol, word and tone, and how many there are of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a case ended: a symbol, a word and a tone, so that nothing hangs on colour alone."""
+
+    key: str
+    symbol: str
+    word: str
+    tone: str
+
+
+VERDICTS = {
+    verdict.key: verdict
+    for verdict in (
+        Verdict("failed", "✖", "failed", "bad"),
+        Verdict("oom", "✖", "out of memory", "bad"),
+        Verdict("timeout", "✖", "timed out", "bad"),
+        Verdict("invalid", "✖", "invalid", "bad"),
+        Verdict("aborted", "✖", "aborted", "bad"),
+        Verdict("doubtful", "!", "did not learn", "warn"),
+        Verdict("noisy", "~", "noisy", "warn"),
+        Verdict("missing", "○", "not run", "muted"),
+        Verdict("skipped", "–", "skipped", "muted"),
+        Verdict("ok", "✓", "passed", "good"),
+    )
+}
+"""How a case ends, the most urgent first."""
+
+URGENCY = list(VERDICTS)
+
+
+@dataclass(frozen=True)
+class Pill:
+    symbol: str
+    text: str
+    tone: str
+
+
+def pills(ended: Iterable[Verdict], verdicts: Mapping[str, Verdict]) -> list[Pill]:
+    """How many ended how, in the order of ``verdicts``."""
+    amounts = Counter(verdict.key for verdict in ended)
+    return [Pill(v.symbol, f"{amounts[v.key]} {v.word}", v.tone) for v in verdicts.values() if amounts[v.key]]

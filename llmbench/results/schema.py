@@ -1,0 +1,217 @@
+"""The schema of what a run writes: ``run.json`` (one ``Run``), ``records.jsonl`` (a ``Record`` a line), ``series/*.json``.
+
+Units stand in a field's name or beside its value. A metric that can get better or worse says in its JSON Schema
+which way is better (``"direction": "higher"`` or ``"lower"``). A number that is not finite is written as ``null``.
+``llmbench list schema`` prints all this as JSON Schema.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "failed", "oom", "timeout", "invalid", "skipped", "aborted"]
+FINISHED: frozenset[str] = frozenset({"ok", "invalid"})
+"""Statuses that ``--resume`` keeps: running such a case again would tell nothing new."""
+BROKEN: frozenset[str] = frozenset({"failed", "oom", "timeout", "invalid", "aborted"})
+"""Statuses that make ``llmbench run`` exit with 3."""
+
+Interval = tuple[float, float]
+
+
+def metric(direction: Literal["higher", "lower"], unit: str | None = None, **field: Any) -> Any:
+    """A field that gets better in ``direction``."""
+    extra = {"direction": direction} | ({"unit": unit} if unit else {})
+    return Field(json_schema_extra=extra, **field)
+
+
+class Part(BaseModel):
+    """Base of everything stored: fields that a newer llmbench added are ignored, not refused."""
+
+    model_config = ConfigDict(extra="ignore", ser_json_inf_nan="null", populate_by_name=True)
+
+
+class Error(Part):
+    """Why a case has no valid result."""
+
+    type: str = Field(description="exception type, signal name or verdict, e.g. OutOfMemoryError, SIGKILL, Timeout")
+    message: str
+    hint: str | None = Field(None, description="what to do about it")
+
+
+class Throughput(Part):
+    value: float = metric("higher", description="all work of the timed window / its wall time")
+    unit: Literal["tokens/s", "samples/s"]
+    ci95: Interval
+    n: int = Field(description="timed steps")
+
+
+class StepSeconds(Part):
+    median: float = metric("lower", "s")
+    mean: float = metric("lower", "s")
+    p95: float = metric("lower", "s")
+    ci95: Interval = Field(description="95 % interval of the mean, from means of consecutive blocks of steps")
+
+
+class Phases(Part):
+    """Wall seconds of each phase of the worker; ``compile`` is the whole first step, in every mode."""
+
+    import_: float = Field(alias="import")
+    build: float
+    compile: float = metric("lower", "s")
+    warmup: float
+    timed: float
+    evaluate: float = 0.0
+
+
+class Peak(Part):
+    tflops: float
+    source: str
+
+
+class Memory(Part):
+    """Bytes; ``null`` where the device has no such notion."""
+
+    peak_allocated_bytes: int | None = metric("lower", "bytes", default=None)
+    peak_reserved_bytes: int | None = metric("lower", "bytes", default=None)
+    peak_rss_bytes: int | None = metric("lower", "bytes", default=None)
+    device_used_bytes: int | None = metric("lower", "bytes", default=None)
+    start_rss_bytes: int | None = Field(None, description="resident before the case built anything: Python and torch")
+    capacity_bytes: int | None = Field(None, description="of the device, or of the host (cgroup limit included)")
+    estimate_bytes: int | None = Field(
+        None, description="what --plan printed: weights, gradients, optimizer, activations"
+    )
+
+
+class Energy(Part):
+    joules: float = metric("lower", "J")
+    source: str
+
+
+class Reference(Part):
+    """A loss to hold the curve against."""
+
+    name: str = Field(description="e.g. unigram, least squares, source entropy")
+    value: float
+    kind: Literal["baseline", "floor"] = Field(description="baseline: to be beaten; floor: cannot be beaten on average")
+
+
+class Loss(Part):
+    first: float | None
+    final: float | None = metric("lower", description="mean of the last tenth of the training steps")
+    eval: float | None = metric("lower", description="on held-out data, after the last step")
+    finite: bool
+    learned: bool = Field(description="finite, and the loss fell")
+    references: list[Reference] = []
+
+
+class Parity(Part):
+    reference: str = Field(description="the case that this one is held against")
+    metric: str
+    limit: float
+    value: float | None
+    verdict: Literal["pass", "fail"]
+
+
+class Noise(Part):
+    cv: float = Field(description="coefficient of variation of the timed steps")
+    verdict: Literal["quiet", "noisy"]
+    cause: str | None = Field(None, description="likely cause, and the setting that helps")
+
+
+class Parameters(Part):
+    total: int
+    trainable: int
+
+
+class Record(Part):
+    """What is known of one case of a run."""
+
+    schema_version: int = SCHEMA_VERSION
+    case: str = Field(description="stable id: workload/mode/wsN")
+    workload: str
+    mode: str
+    world_size: int = 1
+    device: str
+    status: Status
+    error: Error | None = None
+    started_at: str = Field(description="ISO 8601, UTC")
+    wall_seconds: float = Field(description="from asking for the process to its end")
+    config: dict[str, Any] = Field(description="all that was resolved: batch, sequence length, size, optimizer, seed …")
+    parameters: Parameters | None = None
+    throughput: Throughput | None = None
+    step_seconds: StepSeconds | None = None
+    phases: Phases | None = None
+    input_wait_seconds: float | None = metric("lower", "s", default=None)
+    flops_per_step: float | None = Field(None, description="analytic; causal attention not halved")
+    tflops: float | None = metric("higher", default=None)
+    mfu: float | None = metric("higher", default=None, description="tflops / data-sheet peak")
+    mfu_of_measured_peak: float | None = metric("higher", default=None)
+    peak: Peak | None = Field(None, description="data-sheet peak of the device in the mode's arithmetic")
+    measured_peak: Peak | None = None
+    memory: Memory | None = None
+    energy: Energy | None = None
+    energy_reason: str | None = Field(None, description="why energy is null")
+    loss: Loss | None = None
+    metrics: dict[str, float | None] = Field({}, description="the field's own, on held-out data: perplexity, r2 …")
+    facts: dict[str, Any] = Field({}, description="what else the workload or mode proved, e.g. frozen_unchanged")
+    parity: Parity | None = None
+    noise: Noise | None = None
+    series: str | None = Field(None, description="file of the step times and loss curve, relative to the run")
+    log: str | None = Field(None, description="file of the worker's stderr, relative to the run")
+
+
+class Series(Part):
+    """Step times and loss curve of one case."""
+
+    loss: list[float | None] = Field(description="of every training step, from step 0")
+    step_seconds: list[float] = Field(description="of every training step but the first (which is phase compile)")
+    first_timed_step: int = Field(description="index into loss of the first step of the timed window")
+
+
+class Git(Part):
+    commit: str
+    dirty: bool
+
+
+class PlannedCase(Part):
+    """A case before it ran."""
+
+    case: str
+    workload: str
+    mode: str
+    world_size: int
+    config: dict[str, Any]
+
+
+class Run(Part):
+    """One execution of a suite: ``run.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    suite: str
+    suite_file: str
+    description: str = ""
+    cases: list[PlannedCase] = Field(description="the suite as resolved, in order of execution")
+    command: list[str] = Field(description="argv as given, secrets redacted")
+    working_folder: str
+    llmbench: str = Field(description="version of llmbench")
+    python: str = Field(description="interpreter that trained")
+    device: str
+    data: dict[str, Any] = Field(
+        {}, description="which text: name, sha256 of each split, floor in nats per byte if known"
+    )
+    environment: dict[str, Any] = {}
+    git: Git | None = Field(None, description="of the folder the command was given in")
+    status: Literal["running", "done", "interrupted"] = "running"
+    started_at: str
+    finished_at: str | None = None
+    resumed: int = 0
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of every stored document, by name."""
+    return {model.__name__: model.model_json_schema(by_alias=True) for model in (Record, Run, Series)}

@@ -1,0 +1,187 @@
+"""A run on disk. Records are appended and fsynced one by one; a run that was killed can be read and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from llmbench.errors import UserError
+from llmbench.results.schema import Record, Run, Series
+
+
+def slug(case: str) -> str:
+    """The case id as a file name."""
+    return case.replace("/", "__")
+
+
+class RunFolder:
+    """Reads and writes one run.
+
+    Args:
+        path: the run's folder. Nothing is read or created until asked for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, run: Run) -> RunFolder:
+        """Starts a run in an empty or missing folder.
+
+        Raises:
+            UserError: the folder holds a run already, or cannot be written.
+        """
+        folder = cls(path)
+        if folder._run_file.exists() or folder._records_file.exists():
+            raise UserError(
+                f"{path} holds a run already",
+                f"continue it with --resume {path}, or choose another folder with --out",
+            )
+        try:
+            for part in ("series", "logs"):
+                (path / part).mkdir(parents=True, exist_ok=True)
+            folder.write_run(run)
+        except OSError as error:
+            raise UserError(f"cannot write the run to {path}: {error.strerror}", "choose another with --out") from None
+        return folder
+
+    @property
+    def _run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def _records_file(self) -> Path:
+        return self.path / "records.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def series_path(self, case: str) -> str:
+        return f"series/{slug(case)}.json"
+
+    def log_path(self, case: str) -> str:
+        return f"logs/{slug(case)}.log"
+
+    def read_run(self) -> Run:
+        """Raises: UserError: no run there, or not a run that this version can read."""
+        try:
+            text = self._run_file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{self.path} is not a run: {self._run_file.name}: {error.strerror}",
+                "name the folder that `llmbench run` wrote (its --out)",
+            ) from None
+        return _parse(Run, text, self._run_file)
+
+    def write_run(self, run: Run) -> None:
+        write_atomically(self._run_file, run.model_dump_json(by_alias=True, indent=2) + "\n")
+
+    def append(self, record: Record) -> None:
+        """Adds a record; on return it survives ``kill -9`` and a power cut."""
+        with open(self._records_file, "a+b") as file:
+            # A run killed in mid-write leaves half a line: end it, so that it cannot swallow this record.
+            if file.tell() and _last_byte(file) != b"\n":
+                file.write(b"\n")
+            file.write(record.model_dump_json(by_alias=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def records(self) -> list[Record]:
+        """The newest record of each case, in the order in which the cases were first recorded.
+
+        Raises:
+            UserError: a line is not a record (file, line and field named). The half line that a kill in mid-write
+                leaves is passed over.
+        """
+        newest: dict[str, Record] = {}
+        for record in self._lines():
+            newest[record.case] = record
+        return list(newest.values())
+
+    def _lines(self) -> Iterator[Record]:
+        try:
+            data = self._records_file.read_bytes()
+        except FileNotFoundError:
+            return
+        for number, line in enumerate(data.splitlines(), start=1):
+            if _torn(line):
+                continue
+            yield _parse(Record, line.decode(), self._records_file, number)
+
+    def write_series(self, case: str, series: Series) -> str:
+        path = self.series_path(case)
+        write_atomically(self.path / path, series.model_dump_json())
+        return path
+
+    def read_series(self, record: Record) -> Series | None:
+        """The series of a record; None if it has none or its file is gone."""
+        file = self._inside(record.series)
+        if file is None:
+            return None
+        try:
+            return _parse(Series, file.read_text(encoding="utf-8"), file)
+        except FileNotFoundError:
+            return None
+
+    def log_tail(self, record: Record, lines: int = 40) -> list[str]:
+        """The last lines of the worker's stderr."""
+        file = self._inside(record.log)
+        if file is None:
+            return []
+        try:
+            text = file.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        return text.splitlines()[-lines:]
+
+    def _inside(self, name: str | None) -> Path | None:
+        """A file of this run by the name that a record gives; None for a name that leads out of the run's folder."""
+        if not name:
+            return None
+        file = (self.path / name).resolve()
+        return file if file.is_relative_to(self.path.resolve()) else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file in one step: a reader sees the old text or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _torn(line: bytes) -> bool:
+    """Whether a line is what a kill in mid-write leaves: the beginning of a record, but not a whole one."""
+    beginning = b'{"schema_version":'
+    if not line.startswith(beginning[: len(line)]):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
+
+
+def _last_byte(file: Any) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return bytes(file.read(1))
+
+
+Model = TypeVar("Model", Record, Run, Series)
+
+
+def _parse(model: type[Model], text: str, file: Path, line: int | None = None) -> Model:
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"{file}, line {line}" if line else str(file)
+        field = ".".join(str(part) for part in first["loc"]) or "document"
+        raise UserError(
+            f"{where}: {field}: {first['msg']}", "the file was not written by this version of llmbench"
+        ) from None

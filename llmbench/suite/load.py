@@ -1,0 +1,198 @@
+"""A suite: a TOML file that names cases as a matrix of workloads and modes, with includes, excludes and overrides."""
+
+from __future__ import annotations
+
+import tomllib
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmbench.errors import UserError, nearest
+from llmbench.paths import suites_folder
+from llmbench.suite.modes import EAGER, MODES, canonical
+from llmbench.suite.toml import Lines, Location
+from llmbench.suite.workloads import FAMILIES, WORKLOADS, workload
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Settings(Strict):
+    """What a suite can set, for all its cases or for some. ``None``: the workload's size decides."""
+
+    steps: int = Field(100, ge=10, description="training steps; the last ones, after warm-up, are timed")
+    micro_batch_size: int | None = Field(None, ge=1, description="sequences (samples) of one step")
+    sequence_length: int | None = Field(None, ge=8, description="tokens of one sequence")
+    learning_rate: float | None = Field(None, gt=0, description="peak; linear warm-up, then cosine to a tenth")
+    warmup_fraction: float = Field(0.1, ge=0, le=1, description="share of the steps in which the rate rises")
+    weight_decay: float = Field(0.1, ge=0, description="of matrices; never of biases, norms and embeddings of position")
+    clip_norm: float = Field(1.0, ge=0, description="global norm of the gradient; 0 is off")
+    seed: int = Field(1234, ge=0, description="of the weights and of the order of the data")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the worker; torch decides if unset")
+    deadline_seconds: float = Field(900, gt=0, description="a case that takes longer is stopped")
+    eval_batches: int = Field(8, ge=1, description="batches of held-out data; fewer if there are fewer")
+    compile_scope: Literal["whole", "blocks"] = Field(
+        "whole", description="compile the whole model, or each transformer block (compiles once, starts sooner)"
+    )
+    lora_rank: int = Field(8, ge=1)
+    base_steps: int = Field(60, ge=1, description="steps that train LoRA's base before it is frozen")
+    nsp: bool = Field(False, description="BERT: next-sentence prediction beside the masked words")
+
+
+class Pattern(Strict):
+    """Cases by shell patterns of workload and mode."""
+
+    workload: str = "*"
+    mode: str = "*"
+
+    def matches(self, workload: str, mode: str) -> bool:
+        return fnmatchcase(workload, self.workload) and fnmatchcase(mode, self.mode)
+
+
+class Override(Pattern):
+    settings: dict[str, Any]
+
+
+class Include(Strict):
+    workload: str
+    mode: str = EAGER
+
+
+class Suite(Strict):
+    """A suite file."""
+
+    description: str = ""
+    workloads: list[str] = []
+    modes: list[str] = [EAGER]
+    world_sizes: list[int] = [1]
+    settings: dict[str, Any] = {}
+    override: list[Override] = []
+    include: list[Include] = []
+    exclude: list[Pattern] = []
+
+
+class SuiteFile:
+    """A suite that was read and checked.
+
+    Args:
+        path: the TOML file.
+
+    Raises:
+        UserError: unreadable, no TOML, or an unknown or wrong key, workload, mode or value; file, line and key are named.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.stem
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{path}: {error}", "see https://toml.io for the syntax") from None
+        self._lines = Lines(text)
+        try:
+            self.suite = Suite.model_validate(document)
+            self.settings_of((), self.suite.settings)
+        except ValidationError as error:
+            raise self._invalid(error, Suite) from None
+        self._check()
+
+    def settings_of(self, location: Location, values: dict[str, Any]) -> Settings:
+        """``values`` checked as settings; errors name the line below ``location``."""
+        try:
+            return Settings.model_validate(values)
+        except ValidationError as error:
+            raise self._invalid(error, Settings, (*location, "settings")) from None
+
+    def wrong(self, message: str, hint: str | None, location: Location, value: object = None) -> UserError:
+        line = self._lines.find(location, value)
+        return UserError(f"{self.path}, line {line}: {message}" if line else f"{self.path}: {message}", hint)
+
+    def _invalid(self, error: ValidationError, model: type[BaseModel], below: Location = ()) -> UserError:
+        first = error.errors()[0]
+        location = below + first["loc"]
+        key = location[-1]
+        if first["type"] == "extra_forbidden":
+            table = {"override": Override, "include": Include, "exclude": Pattern}.get(str(location[0]), model)
+            known = Settings if "settings" in location[:-1] else table
+            return self.wrong(f"unknown key {key!r}", nearest(str(key), known.model_fields), location)
+        if first["type"] == "missing":
+            return self.wrong(f"key {key!r} is missing", None, location)
+        name = next((part for part in reversed(location) if isinstance(part, str)), "")
+        value = first["input"]
+        return self.wrong(f"{name} = {value!r}: {_lower(first['msg'])}", None, location, value)
+
+    def _check(self) -> None:
+        suite = self.suite
+        for name in suite.workloads:
+            self._known_workload(name, ("workloads",))
+        for name in suite.modes:
+            self._known_mode(name, ("modes",))
+        for index, include in enumerate(suite.include):
+            self._known_workload(include.workload, ("include", index, "workload"))
+            self._known_mode(include.mode, ("include", index, "mode"))
+        for size in suite.world_sizes:
+            if size != 1:
+                hint = "this version trains in one process; leave world_sizes out, or [1]"
+                raise self.wrong(f"world_sizes: {size} is not supported", hint, ("world_sizes",))
+        if not suite.workloads and not suite.include:
+            raise self.wrong("no workloads", f"workloads = [...] with names of: {', '.join(WORKLOADS)}", ("workloads",))
+        for index, override in enumerate(suite.override):
+            self.settings_of(("override", index), override.settings)
+            self._meets(override, ("override", index))
+        for index, exclude in enumerate(suite.exclude):
+            self._meets(exclude, ("exclude", index))
+
+    def _known_workload(self, name: str, location: Location) -> None:
+        try:
+            workload(name)
+        except UserError as error:
+            raise self.wrong(error.message, error.hint, location, name) from None
+
+    def _known_mode(self, name: str, location: Location) -> None:
+        try:
+            canonical(name)
+        except UserError as error:
+            raise self.wrong(error.message, error.hint, location, name) from None
+
+    def _meets(self, pattern: Pattern, location: Location) -> None:
+        """A pattern that no workload or mode can match is a typing error."""
+        if not any(fnmatchcase(name, pattern.workload) for name in WORKLOADS):
+            hint = nearest(pattern.workload, [*WORKLOADS, *(f"{family}-*" for family in FAMILIES)])
+            raise self.wrong(f"no workload matches {pattern.workload!r}", hint, (*location, "workload"))
+        modes = {canonical(name) for name in self.suite.modes} | {EAGER, *MODES}
+        if not any(fnmatchcase(name, pattern.mode) for name in modes):
+            raise self.wrong(f"no mode matches {pattern.mode!r}", nearest(pattern.mode, modes), (*location, "mode"))
+
+
+def find(name: str) -> SuiteFile:
+    """A suite by the name of a shipped one, or by the path of a TOML file.
+
+    Raises:
+        UserError: there is no such suite (nearest names suggested), or it is wrong.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.exists():
+            raise UserError(f"{name}: no such file", f"shipped suites: {', '.join(shipped())}")
+        return SuiteFile(path)
+    if name not in shipped():
+        raise UserError(f"unknown suite {name!r}", f"{nearest(name, shipped())} Or give the path of a TOML file.")
+    return SuiteFile(shipped()[name])
+
+
+def shipped() -> dict[str, Path]:
+    """The suites that come with llmbench, by name."""
+    return {path.stem: path for path in sorted(suites_folder().glob("*.toml"))}
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,68 @@
+"""Facts of the environment that only torch can tell; the control side adds the rest to the fingerprint."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from llmbench.worker.device import Device
+from llmbench.worker.events import Events
+from llmbench.worker.measure.memory import host_memory
+from llmbench.worker.modes.compile import CXX
+
+PACKAGES = ("torch", "numpy", "triton", "nvidia-ml-py", "transformers", "peft", "torchao", "flash-attn")
+
+
+def describe_machine(job: dict[str, Any], events: Events) -> dict[str, Any]:
+    """Python, torch and devices of this interpreter."""
+    device = Device(job["device"])
+    return {
+        "device": device.kind,
+        "python": {
+            "version": platform.python_version(),
+            "implementation": platform.python_implementation(),
+            "executable": sys.executable,
+        },
+        "torch": {
+            "version": torch.__version__,
+            "git": torch.version.git_version,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "compiler": os.environ.get("CXX") or next(filter(None, map(shutil.which, CXX)), None),
+        },
+        "devices": _devices(device),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def _devices(device: Device) -> list[dict[str, Any]]:
+    if not device.cuda:
+        return [{"kind": "cpu", "name": platform.processor() or platform.machine(), "memory_bytes": host_memory()}]
+    described = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        described.append(
+            {
+                "kind": "cuda",
+                "name": properties.name,
+                "memory_bytes": properties.total_memory,
+                "capability": f"{properties.major}.{properties.minor}",
+                "multiprocessors": properties.multi_processor_count,
+            }
+        )
+    return described
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

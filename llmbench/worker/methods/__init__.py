@@ -1,0 +1,1 @@
+"""How a model is adapted or compressed: functions from a model to a model."""

@@ -1,0 +1,1 @@
+"""Reference architectures, a file each, readable in one sitting."""

@@ -1,0 +1,162 @@
+"""BERT (Devlin et al. 2019, arXiv 1810.04805) with its two objectives, masked tokens (MLM) and next sentence (NSP).
+
+Letters in names are dimensions: B batch, T positions, K masked positions of a sequence, D ``d_model``, F ``d_ff``,
+H heads, E ``d_model / n_head``, V padded vocabulary.
+
+Sequences are full, so there is no padding mask: every position sees every other. There is no dropout, for the
+reason that stands in ``gpt.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmbench.worker.models.vocabulary import cross_entropy, padded, tied_logits
+
+
+@dataclass(frozen=True)
+class BERTConfig:
+    """A size of BERT. ``d_model`` is a multiple of ``n_head``; ``nsp`` adds the pooler and the next-sentence head."""
+
+    vocab_size: int
+    n_positions: int
+    n_layer: int
+    n_head: int
+    d_model: int
+    d_ff: int
+    n_segments: int = 2
+    nsp: bool = False
+
+    @property
+    def padded_vocab_size(self) -> int:
+        return padded(self.vocab_size)
+
+
+class Attention(nn.Module):
+    """Bidirectional self-attention with one product for queries, keys and values."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
+        self.proj = nn.Linear(config.d_model, config.d_model)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        B, T, D = x_BTD.shape
+        q_BHTE, k_BHTE, v_BHTE = (
+            part_BTD.view(B, T, self.n_head, D // self.n_head).transpose(1, 2)
+            for part_BTD in self.qkv(x_BTD).split(D, dim=2)
+        )
+        y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE)
+        return self.proj(y_BHTE.transpose(1, 2).reshape(B, T, D))
+
+
+class MLP(nn.Module):
+    """Two layers, ``d_ff`` wide inside."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.fc = nn.Linear(config.d_model, config.d_ff)
+        self.proj = nn.Linear(config.d_ff, config.d_model)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.proj(F.gelu(self.fc(x_BTD)))
+
+
+class Block(nn.Module):
+    """One layer: the norms come after attention and MLP (post-LN)."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(config.d_model, eps=1e-12)
+        self.mlp = MLP(config)
+        self.mlp_norm = nn.LayerNorm(config.d_model, eps=1e-12)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD))
+        return self.mlp_norm(x_BTD + self.mlp(x_BTD))
+
+
+class MaskedTokenHead(nn.Module):
+    """A dense layer, GELU and norm; then the product with the token embedding, with a bias of its own."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.vocab_size = config.vocab_size
+        self.dense = nn.Linear(config.d_model, config.d_model)
+        self.norm = nn.LayerNorm(config.d_model, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, x_BKD: Tensor, embedding_VD: Tensor) -> Tensor:
+        x_BKD = self.norm(F.gelu(self.dense(x_BKD)))
+        return tied_logits(x_BKD, embedding_VD, self.vocab_size, self.bias)
+
+
+class BERT(nn.Module):
+    """The encoder with its heads. Without NSP there is no pooler either, so that every parameter is trained."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
+        self.position_embedding = nn.Embedding(config.n_positions, config.d_model)
+        self.segment_embedding = nn.Embedding(config.n_segments, config.d_model)
+        self.embedding_norm = nn.LayerNorm(config.d_model, eps=1e-12)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.mlm_head = MaskedTokenHead(config)
+        if config.nsp:
+            self.pooler = nn.Linear(config.d_model, config.d_model)
+            self.nsp_head = nn.Linear(config.d_model, 2)
+        self.apply(_initialize)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        segments_BT: Tensor,
+        positions_BK: Tensor | None = None,
+        labels_BK: Tensor | None = None,
+        next_B: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits, or with labels the loss: the mean MLM cross-entropy plus, with ``nsp``, that of ``next_B``.
+
+        The logits are (B, T, V), or (B, K, V) at ``positions_BK``; with ``nsp`` they come as (mlm, nsp_B2). Only the
+        masked positions are worth the head's product with the vocabulary, and K is the same for every sequence so
+        that shapes stay static; a label of -100 leaves a position out of the mean. ``next_B`` is 0 where the second
+        segment follows the first, 1 where it does not.
+        """
+        x_BTD = (
+            self.token_embedding(tokens_BT)
+            + self.position_embedding.weight[: tokens_BT.size(1)]
+            + self.segment_embedding(segments_BT)
+        )
+        x_BTD = self.embedding_norm(x_BTD)
+        for block in self.blocks:
+            x_BTD = block(x_BTD)
+
+        x_BKD = x_BTD if positions_BK is None else _at(x_BTD, positions_BK)
+        mlm_BKV = self.mlm_head(x_BKD, self.token_embedding.weight)
+        mlm_loss = None if labels_BK is None else cross_entropy(mlm_BKV, labels_BK)
+        if not self.config.nsp:
+            return mlm_BKV if mlm_loss is None else mlm_loss
+        first_BD = x_BTD[:, 0].contiguous()  # a copy: as a view it would keep all of x for its backward
+        nsp_B2 = self.nsp_head(torch.tanh(self.pooler(first_BD)))
+        return (mlm_BKV, nsp_B2) if mlm_loss is None else mlm_loss + cross_entropy(nsp_B2, next_B)
+
+
+def _at(x_BTD: Tensor, positions_BK: Tensor) -> Tensor:
+    # Whole rows by index_select: gather would index each element, and keep all of x for its backward.
+    B, T, D = x_BTD.shape
+    first_B1 = T * torch.arange(B, device=x_BTD.device).unsqueeze(1)
+    return x_BTD.reshape(B * T, D).index_select(0, (first_B1 + positions_BK).flatten()).view(B, -1, D)
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,25 @@
+"""Entry of the target side: makes ``llmbench.worker`` importable in an environment that has no llmbench.
+
+Only this package gets a name; the folders beside it stay unknown, and ``sys.path`` is left as the user has it.
+"""
+
+import sys
+import types
+from pathlib import Path
+
+
+def main() -> None:
+    here = Path(__file__).resolve().parent
+    if sys.path and Path(sys.path[0]).resolve() == here:
+        del sys.path[0]  # a script's folder comes first: its modules would shadow others of the same name
+    package = types.ModuleType("llmbench")
+    package.__path__ = [str(here.parent)]
+    sys.modules["llmbench"] = package
+
+    from llmbench.worker.server import serve
+
+    serve()
+
+
+if __name__ == "__main__":
+    main()

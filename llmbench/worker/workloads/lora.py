@@ -1,0 +1,69 @@
+"""LoRA: a GPT trained on one text is frozen and adapted to another by low-rank updates (Hu et al. 2021)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmbench.worker.methods.lora import apply_lora, merge_lora, trainable_fraction
+from llmbench.worker.tensors import fingerprint
+from llmbench.worker.workloads.gpt import GPTLanguageModel
+
+# fp32 sums in another order: merging may move a logit by a few units of its last place, not by more.
+MERGE_LIMIT = 1e-4
+
+
+class GPTLoRA(GPTLanguageModel):
+    """``data["base"]`` is the file of the base's weights, which another job has trained on another text."""
+
+    def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:
+        super().__init__(config, data)
+        self.base = data["base"]
+        self._before: dict[str, str] = {}
+        self._base_loss: float | None = None
+
+    def build(self) -> nn.Module:
+        model = super().build()
+        model.load_state_dict(torch.load(self.base, weights_only=True))
+        self._base_loss, _ = self.evaluate(model)
+        model = apply_lora(model, rank=self.config["lora_rank"])
+        self._before = _hashes(model)
+        return model
+
+    def references(self) -> list[dict[str, Any]]:
+        base = {"name": "base before adaptation", "value": self._base_loss, "kind": "baseline"}
+        return [*super().references(), base]
+
+    def proofs(self, model: nn.Module) -> tuple[dict[str, Any], list[str]]:
+        """Frozen weights are bitwise what they were, and merging the updates into them gives the same logits."""
+        after = _hashes(model)
+        changed = [name for name, value in self._before.items() if after[name] != value]
+        difference = self._merge_difference(model)
+        facts = {
+            "trainable_fraction": trainable_fraction(model),
+            "frozen_unchanged": not changed,
+            "merge_relative_difference": difference,
+        }
+        wrong = [f"frozen weights changed: {', '.join(changed[:3])}"] if changed else []
+        if not difference <= MERGE_LIMIT:
+            wrong.append(f"merged weights give other logits: relative difference {difference:.1e}")
+        return facts, wrong
+
+    @torch.no_grad()
+    def _merge_difference(self, model: nn.Module) -> float:
+        tokens_BT = self.eval_CL[:1, :-1].to(next(model.parameters()).device)
+        adapted_BTV = model(tokens_BT)
+        merged_BTV = merge_lora(copy.deepcopy(model))(tokens_BT)
+        return _relative(merged_BTV, adapted_BTV)
+
+
+def _relative(value: Tensor, reference: Tensor) -> float:
+    return ((value - reference).abs().max() / reference.abs().max()).item()
+
+
+def _hashes(model: nn.Module) -> dict[str, str]:
+    """A fingerprint of every frozen tensor."""
+    return {name: fingerprint(weight) for name, weight in model.named_parameters() if not weight.requires_grad}

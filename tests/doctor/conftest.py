@@ -1,0 +1,73 @@
+"""Broken environments, made for real: a stub torch on PYTHONPATH, an interpreter without torch, tight deadlines."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmbench.doctor import runner
+from llmbench.doctor.checks import all_checks
+from llmbench.doctor.model import Diagnosis, Finding
+
+NOT_ROOT = os.geteuid() != 0
+needs_root = pytest.mark.skipif(NOT_ROOT, reason="needs root, to mount file systems in a namespace of its own")
+
+
+@pytest.fixture(autouse=True)
+def quiet_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty working folder, and none of the variables that doctor warns of."""
+    from llmbench.doctor.checks.environment import LEFTOVERS
+
+    names = [leftover.name for leftover in LEFTOVERS]
+    for name in (*names, "RANK", "WORLD_SIZE", "MASTER_ADDR", "LD_PRELOAD", "TMPDIR", "CXX", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def stub_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Puts a package torch with this source in front of any other."""
+
+    def write(source: str) -> None:
+        package = tmp_path / "stub" / "torch"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(source, encoding="utf-8")
+        monkeypatch.setenv("PYTHONPATH", str(package.parent))
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter with neither torch nor pip."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    return str(folder / "bin" / "python")
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Gives every check at most so many seconds."""
+
+    def limit(seconds: float) -> None:
+        checks = [dataclasses.replace(c, deadline=min(c.deadline, seconds)) for c in all_checks()]
+        monkeypatch.setattr(runner, "all_checks", lambda: checks)
+
+    return limit
+
+
+def findings(diagnosis: Diagnosis, check: str) -> tuple[Finding, ...]:
+    return next(answer.findings for answer in diagnosis.answers if answer.check.id == check)
+
+
+def verdicts(diagnosis: Diagnosis) -> dict[str, str]:
+    return {answer.check.id: answer.verdict for answer in diagnosis.answers}

@@ -1,0 +1,116 @@
+"""The real torch of this environment: everything that trains must pass, and what a change breaks must show."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from llmbench.doctor.model import Diagnosis
+from llmbench.doctor.process import Processes
+from llmbench.doctor.runner import PROBES, Context, diagnose
+
+from .conftest import findings, verdicts
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def numerics() -> Diagnosis:
+    return diagnose(only=["torch", "numerics"])
+
+
+def test_torch_and_its_arithmetic_pass(numerics: Diagnosis) -> None:
+    found = verdicts(numerics)
+    assert {id: verdict for id, verdict in found.items() if verdict not in ("pass", "skip")} == {}
+    for id in ("torch.import", "numerics.tensor", "numerics.autograd", "numerics.mse", "numerics.nan", "numerics.bf16"):
+        assert found[id] == "pass"
+
+
+# Each breaks one piece of torch's arithmetic after its import.
+_MATMUL = "torch.Tensor.__matmul__ = lambda a, b, f=torch.matmul: f(a, b) * "
+_MSE = "torch.nn.functional.mse_loss"
+_BREAKAGES = {
+    "numerics.tensor": _MATMUL + "(1 + 1e-6 * (a.dtype == torch.float32))",
+    "numerics.autograd": "torch.tanh = lambda x, f=torch.tanh: f(x.detach()) + 0 * x",
+    "numerics.mse": f"{_MSE} = lambda a, b, f={_MSE}: f(a, b) * 1.00001",
+    "numerics.nan": "torch.relu = lambda x, f=torch.relu: torch.nan_to_num(f(x))",
+    "numerics.bf16": _MATMUL + "(1.6 if a.dtype == torch.bfloat16 else 1)",
+    "numerics.fp16": _MATMUL + "(1.2 if a.dtype == torch.float16 else 1)",
+}
+
+
+@pytest.mark.parametrize("check", _BREAKAGES)
+def test_broken_arithmetic_is_named(
+    check: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet_environment: Path
+) -> None:
+    probe = tmp_path / "numerics.py"
+    source = (PROBES / "numerics.py").read_text(encoding="utf-8")
+    probe.write_text(
+        source.replace("    torch.manual_seed(0)\n", f"    {_BREAKAGES[check]}\n    torch.manual_seed(0)\n")
+    )
+    for file in PROBES.glob("*.py"):
+        if file.name != "numerics.py":
+            shutil.copy(file, tmp_path)
+    monkeypatch.setattr("llmbench.doctor.runner.PROBES", tmp_path)
+    found = verdicts(diagnose(only=["numerics"]))
+    assert found[check] in ("fail", "warn")
+    broken = {id for id, verdict in found.items() if verdict in ("fail", "warn")}
+    assert broken == {check}
+
+
+def test_threads_loader_and_collective_pass() -> None:
+    diagnosis = diagnose(only=["cpu.loader", "network.allreduce", "cuda.build"])
+    found = verdicts(diagnosis)
+    for id in ("cpu.loader", "network.allreduce"):
+        assert found[id] == "pass", findings(diagnosis, id)
+
+
+def test_interface_that_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "127.0.0.1")
+    (finding,) = findings(diagnose(only=["network.allreduce"]), "network.allreduce")
+    assert finding.verdict == "fail"
+    assert "GLOO_SOCKET_IFNAME=127.0.0.1" in finding.evidence
+
+
+def test_one_thread_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    if len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("one CPU")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (finding,) = findings(diagnose(only=["cpu.threads"]), "cpu.threads")
+    assert finding.verdict == "warn"
+    assert "OMP_NUM_THREADS=1" in finding.evidence
+
+
+@pytest.mark.compiler
+@pytest.mark.timeout(120)
+def test_compile_really_compiles_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    diagnosis = diagnose(only=["compile"])
+    (finding,) = findings(diagnosis, "compile.kernel")
+    assert finding.verdict == "pass", finding
+    assert diagnosis.facts["compiler"]["short"] in finding.evidence
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("llmbench-doctor")] == []
+
+
+@pytest.mark.compiler
+def test_compile_that_makes_nothing_is_no_success(tmp_path: Path) -> None:
+    """Dynamo switched off below doctor's eyes: the probe reports that no library was made."""
+    context = Context(sys.executable, {"PATH": "/usr/bin:/bin"}, False, Processes())
+    outcome = context.probe(
+        "compile_kernel", {"deep": False}, {"TORCHDYNAMO_DISABLE": "1", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    )
+    assert outcome.ok, outcome
+    assert (outcome.answer["graphs"], outcome.answer["libraries"]) == (0, 0)
+
+
+def test_compile_is_skipped_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    diagnosis = diagnose(only=["compile"])
+    assert verdicts(diagnosis)["compile.compiler"] == "warn"
+    assert verdicts(diagnosis)["compile.kernel"] == "skip"
+    assert diagnosis.exit_code() == 0

@@ -1,0 +1,252 @@
+"""The page in a real Chromium, opened from disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import factory
+import pytest
+from test_doctor_page import document  # noqa: F401 (a fixture)
+from test_run_page import HOSTILE
+
+from llmbench.report import doctor_page, write_run_report
+from llmbench.results.schema import Record
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    folder = factory.smoke_run(tmp_path_factory.mktemp("browser") / "run")
+    return folder, write_run_report(folder)
+
+
+def visible_rows(page):
+    return page.locator("#cases-table tbody tr:visible th").all_inner_texts()
+
+
+def test_opens_from_disk_silently_and_asks_for_nothing(smoke, open_page):
+    _, path = smoke
+    opened = open_page(path)
+    opened.page.wait_for_load_state("networkidle")
+    assert opened.messages == []
+    assert opened.requests == [path.resolve().as_uri()]
+
+
+def test_first_screen_answers_without_scrolling(smoke, open_page):
+    page = open_page(smoke[1]).page
+    for text in ("smoke on node-17", "Needs attention", "compile+bf16 over eager", "llmbench run smoke"):
+        box = page.get_by_text(text).first.bounding_box()
+        assert box["y"] + box["height"] < 900, text
+    matrix = page.locator("table.matrix").bounding_box()
+    assert matrix["y"] + matrix["height"] <= 900
+
+
+@pytest.mark.parametrize("width", [390, 1440, 2200])
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
+def test_charts_are_visible_and_nothing_sticks_out(smoke, open_page, scripts, width):
+    page = open_page(smoke[1], java_script_enabled=scripts, viewport={"width": width, "height": 900}).page
+    charts = page.locator(".panel svg[role=img]")
+    assert charts.count() == 12
+    for index in range(charts.count()):
+        box = charts.nth(index).bounding_box()
+        assert charts.nth(index).is_visible()
+        assert box["width"] > 200
+        assert box["height"] > 40
+        assert box["x"] + box["width"] <= width
+    assert page.locator("#cases-table tbody tr:visible").count() == 16
+    if scripts:
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_labels_of_charts_stay_within_them(smoke, open_page):
+    page = open_page(smoke[1]).page
+    outside = page.evaluate(
+        """() => [...document.querySelectorAll('.panel svg[role=img]')].flatMap((svg) => {
+            const frame = svg.getBoundingClientRect();
+            return [...svg.querySelectorAll('text')].filter((text) => {
+                const box = text.getBoundingClientRect();
+                return box.left < frame.left - 1 || box.right > frame.right + 1;
+            }).map((text) => text.textContent);
+        })"""
+    )
+    assert outside == []
+
+
+def test_without_scripts_no_button_is_shown_and_links_open_details(smoke, open_page):
+    page = open_page(smoke[1], java_script_enabled=False).page
+    assert page.locator("button:visible").count() == 0
+    page.locator("#cases-table a", has_text="gpt-tiny/compile/ws1").click()
+    body = page.locator("[id='gpt-tiny/compile/ws1']")
+    body.wait_for(state="visible", timeout=5000)
+
+
+def test_sorts_by_number_both_ways_and_keeps_what_has_no_value_last(smoke, open_page):
+    folder, path = smoke
+    page = open_page(path).page
+    measured = [record for record in folder.records() if record.step_seconds]
+    wanted = [r.case for r in sorted(measured, key=lambda r: -r.step_seconds.median)]
+    head = page.get_by_role("button", name="Step median")
+    head.click()
+    assert visible_rows(page)[:-1] == wanted
+    assert page.locator("th[aria-sort=descending]").inner_text().startswith("Step median")
+    head.click()
+    assert visible_rows(page)[:-1] == wanted[::-1]
+    assert visible_rows(page)[-1] == "lora-tiny/compile+bf16/ws1"
+
+
+def test_sorts_by_urgency(smoke, open_page):
+    page = open_page(smoke[1]).page
+    page.get_by_role("button", name="Status").click()
+    assert visible_rows(page)[:3] == ["lora-tiny/compile+bf16/ws1", "gpt-tiny/bf16/ws1", "bert-tiny/bf16/ws1"]
+
+
+def test_filters_by_words_and_by_problems_and_keeps_them_in_the_link(smoke, open_page):
+    _, path = smoke
+    page = open_page(path).page
+    page.keyboard.press("/")
+    page.keyboard.type("gpt bf16")
+    assert visible_rows(page) == ["gpt-tiny/bf16/ws1", "gpt-tiny/compile+bf16/ws1"]
+    assert page.locator("[role=status]").inner_text() == "2 of 16"
+    page.get_by_label("only with problems").check()
+    assert visible_rows(page) == ["gpt-tiny/bf16/ws1"]
+    again = open_page(path, "#" + page.evaluate("location.hash.slice(1)")).page
+    assert visible_rows(again) == ["gpt-tiny/bf16/ws1"]
+
+
+def test_a_deep_link_opens_the_case(smoke, open_page):
+    opened = open_page(smoke[1], "#lora-tiny/compile+bf16/ws1")
+    body = opened.page.locator("[id='lora-tiny/compile+bf16/ws1']")
+    assert body.is_visible()
+    box = body.locator("xpath=ancestor::details").bounding_box()
+    assert 0 <= box["y"] < 900
+    assert "can't allocate memory" in body.inner_text()
+    assert opened.messages == []
+
+
+def test_a_click_in_the_matrix_opens_the_case(smoke, open_page):
+    page = open_page(smoke[1]).page
+    page.locator("table.matrix a", has_text="invalid").click()
+    page.locator("[id='gpt-tiny/bf16/ws1']").wait_for(state="visible", timeout=5000)
+
+
+def test_theme_goes_from_auto_to_light_to_dark_and_is_remembered(smoke, open_page):
+    page = open_page(smoke[1], color_scheme="dark").page
+
+    def back():
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    assert back() == "rgb(13, 17, 23)"
+    button = page.locator("[data-do=theme]")
+    button.click()
+    assert (button.inner_text(), back()) == ("Theme: light", "rgb(245, 247, 249)")
+    button.click()
+    assert (button.inner_text(), back()) == ("Theme: dark", "rgb(13, 17, 23)")
+    page.reload()
+    assert page.locator("[data-do=theme]").inner_text() == "Theme: dark"
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def downloaded(page, name):
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=name, exact=True).click()
+    with open(waiting.value.path(), encoding="utf-8", newline="") as file:
+        return waiting.value.suggested_filename, file.read()
+
+
+def test_json_download_parses_back_to_the_records(smoke, open_page):
+    folder, path = smoke
+    name, text = downloaded(open_page(path).page, "JSON")
+    assert name == "20261122-081204-7f3a.json"
+    assert [Record.model_validate(record) for record in json.loads(text)["records"]] == folder.records()
+
+
+def test_csv_download_holds_the_rows_that_are_shown(smoke, open_page):
+    folder, path = smoke
+    page = open_page(path, "#q=bert").page
+    name, text = downloaded(page, "CSV")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    records = {record.case: record for record in folder.records()}
+    assert name == "20261122-081204-7f3a.csv"
+    assert [row["case"] for row in rows] == visible_rows(page)
+    assert float(rows[0]["throughput.value"]) == records["bert-tiny/eager/ws1"].throughput.value
+    assert rows[0]["throughput.unit"] == "tokens/s"
+
+
+def test_copy_gives_the_command(smoke, open_page):
+    page = open_page(smoke[1], permissions=["clipboard-read", "clipboard-write"]).page
+    page.locator("[data-do=copy]").first.click()
+    page.get_by_role("button", name="Copy: the command of this run").wait_for()
+    command = "llmbench run smoke --data '../shared data/wikitext-2' --out r1"
+    assert page.evaluate("navigator.clipboard.readText()") == command
+
+
+def test_hostile_records_run_nothing_and_are_shown(tmp_path, open_page):
+    case = factory.planned(f"=1+1{HOSTILE}", "eager")
+    folder = factory.RunFolder.create(tmp_path / "run", factory.make_run([case], suite=HOSTILE, id=HOSTILE))
+    record, series = factory.ok_record(factory.planned("gpt-tiny", "eager"))
+    record.case, record.workload = case.case, case.workload
+    record.series = "series/x.json"
+    (folder.path / "series/x.json").write_text(series.model_dump_json())
+    folder.append(record)
+    opened = open_page(write_run_report(folder))
+    dialogs = []
+    opened.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    opened.page.locator("#cases-table a").click()
+    assert opened.page.locator("details.one[open]").count() == 1
+    _, text = downloaded(opened.page, "CSV")
+    assert next(csv.DictReader(io.StringIO(text)))["workload"].startswith("'=1+1")
+    assert (dialogs, opened.messages, len(opened.requests)) == ([], [], 1)
+    assert HOSTILE.split("\u202e")[0] in opened.page.locator("#cases-table").inner_text()
+
+
+def test_a_policy_without_styles_still_shows_the_charts(smoke, open_page, tmp_path):
+    """Jenkins serves pages under `sandbox; default-src 'none'`: no script, and no inline style."""
+    source = smoke[1].read_text(encoding="utf-8")
+    strict = tmp_path / "strict.html"
+    start, end = source.index("<style>"), source.index("</script>") + len("</script>")
+    strict.write_text(source[:start] + source[end:], encoding="utf-8")
+    page = open_page(strict, java_script_enabled=False).page
+    bar = page.locator(".panel rect").first
+    assert bar.evaluate("bar => getComputedStyle(bar).fill") == "rgb(8, 150, 251)"
+    assert page.locator(".panel svg[role=img]").first.bounding_box()["width"] == pytest.approx(430, abs=1)
+
+
+def test_prints_on_a_few_pages(smoke, open_page):
+    pdf = open_page(smoke[1], color_scheme="dark").page.pdf(prefer_css_page_size=True, print_background=True)
+    assert pdf.startswith(b"%PDF")
+    assert 3 <= pdf.count(b"/Type /Page\n") <= 7
+
+
+@pytest.fixture
+def pages(smoke, tmp_path, document):  # noqa: F811
+    doctor = tmp_path / "doctor.html"
+    doctor.write_text(doctor_page(document), encoding="utf-8")
+    empty = factory.RunFolder.create(tmp_path / "empty", factory.make_run([], environment={}))
+    return {"run": smoke[1], "doctor": doctor, "empty": write_run_report(empty)}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["run", "doctor", "empty"])
+def test_axe_finds_nothing(pages, open_page, name, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    # axe is injected as a script, which the page's own policy rightly forbids.
+    opened = open_page(pages[name], color_scheme=scheme, bypass_csp=True)
+    # One that passed and the one that did not: axe takes a second for each that is open.
+    opened.page.evaluate("[...document.querySelectorAll('details')].forEach((d, i) => (d.open = [1, 15].includes(i)))")
+    found = axe.Axe().run(opened.page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_doctor_page_is_silent_and_filters(pages, open_page):
+    opened = open_page(pages["doctor"])
+    opened.page.get_by_label("only with problems").check()
+    assert opened.page.locator("#checks-table tbody tr:visible").count() == 2
+    assert opened.messages == []
+    assert len(opened.requests) == 1
+    name, text = downloaded(opened.page, "JSON")
+    assert name == "doctor.json"
+    assert json.loads(text)["verdict"] == "fail"

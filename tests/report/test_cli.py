@@ -1,0 +1,67 @@
+import factory
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from llmbench.cli.report import report
+from llmbench.errors import UserError
+from llmbench.report import run_page
+from llmbench.results.store import RunFolder
+
+app = typer.Typer()
+app.command()(report)
+
+
+def call(*words):
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=True)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return factory.plain_run(tmp_path / "r1", ["gpt-tiny"], ["eager"])
+
+
+def test_builds_the_page_and_prints_its_path(run):
+    result = call(run.path)
+    assert result.exit_code == 0
+    assert result.stdout == f"{run.path}/report.html\n"
+    assert run.report.read_text(encoding="utf-8") == run_page(run)
+
+
+def test_several_runs_have_a_page_each(run, tmp_path):
+    other = factory.plain_run(tmp_path / "r2", ["gpt-tiny"], ["bf16"])
+    assert call(run.path, other.path).stdout.split() == [str(run.report), str(other.report)]
+    assert other.report.exists()
+
+
+def test_out_writes_elsewhere(run, tmp_path):
+    out = tmp_path / "page.html"
+    assert call(run.path, "--out", out).stdout == f"{out}\n"
+    assert out.read_text(encoding="utf-8") == run_page(run)
+    assert not run.report.exists()
+
+
+def test_out_holds_one_page_only(run, tmp_path):
+    error = call(run.path, run.path, "--out", tmp_path / "page.html").exception
+    assert isinstance(error, UserError)
+    assert "2 runs were named" in error.message
+
+
+def test_a_folder_that_is_no_run_is_the_users_fault(tmp_path):
+    error = call(tmp_path).exception
+    assert isinstance(error, UserError)
+    assert "is not a run" in error.message
+    assert error.hint
+
+
+def test_an_unwritable_place_is_the_users_fault(run, tmp_path):
+    error = call(run.path, "--out", tmp_path / "nowhere" / "page.html").exception
+    assert isinstance(error, UserError)
+    assert "cannot write" in error.message
+
+
+def test_a_page_of_another_day_is_replaced(run):
+    call(run.path)
+    factory.add(RunFolder(run.path), *factory.ok_record(factory.planned("bert-tiny", "eager")))
+    call(run.path)
+    assert "bert-tiny/eager/ws1" in run.report.read_text(encoding="utf-8")

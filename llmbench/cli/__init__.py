@@ -53,7 +53,7 @@ def root(
 
 
 def main() -> None:
-    """Entry point. Errors of the user, the machine or the input end in one line and an exit code, not in a traceback."""
+    """Entry point. Faults of the user, the machine or the input end in a line and an exit code, never in a traceback."""
     sys.exit(_main("--debug" in sys.argv[1:]))
 
 

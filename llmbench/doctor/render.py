@@ -31,7 +31,7 @@ def text(document: Mapping[str, Any], width: int = WIDTH, colours: bool = False)
     for line in _lines(document, console.width):
         console.print(line, soft_wrap=True)
     written = console.file
-    assert isinstance(written, io.StringIO)  # noqa: S101
+    assert isinstance(written, io.StringIO)
     return written.getvalue()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench.report.format import count, duration, flatten, plain, shorten, timestamp
+from llmbench.report.format import NOTHING, count, duration, flatten, plain, shorten, timestamp
 from llmbench.report.page import render
 from llmbench.report.verdict import Verdict, pills
 
@@ -22,6 +22,22 @@ VERDICTS = {
     )
 }
 """Worst first."""
+
+_REPORTED = (
+    "python.version",
+    "python.platform",
+    "torch.version",
+    "torch.git",
+    "torch.cuda",
+    "torch.hip",
+    "nvidia.driver",
+    "nvidia.devices",
+    "compiler.title",
+    "cpus.usable",
+    "torch.cpu_capability",
+    "memory.total_bytes",
+)
+"""Facts that a bug report begins with."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +122,9 @@ def _bug_report(document: Mapping[str, Any], problems: Sequence[FindingView]) ->
     """Plain text to paste elsewhere."""
     version, headline = _text(document.get("llmbench")) or "", _text(document.get("headline")) or ""
     lines = [f"llmbench {version} doctor: {headline}"]
-    facts = [f"{key}: {shorten(plain(value), 120)}" for key, value in flatten(_mapping(document.get("facts")))]
-    lines += [_text(document.get("python")) or "", *facts[:12], ""]
+    facts = {key: plain(value) for key, value in flatten(_mapping(document.get("facts")))}
+    known = [key for key in _REPORTED if facts.get(key, NOTHING) != NOTHING]
+    lines += [_text(document.get("python")) or "", *(f"{key}: {shorten(facts[key], 120)}" for key in known), ""]
     lines += [f"{p.verdict.word.upper()} {p.check}: {shorten(p.evidence, 300)}" for p in problems]
     return "\n".join(lines).strip()
 

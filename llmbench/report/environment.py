@@ -12,7 +12,7 @@ from llmbench.results.schema import Run
 
 
 def host(run: Run) -> str | None:
-    return first(_flat(run), "host.name", "host.hostname", "hostname", "host", "node")
+    return first(_flat(run), "host.name", "hostname", "host")
 
 
 def first(flat: Mapping[str, str], *keys: str) -> str | None:
@@ -24,7 +24,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
     """Device, torch, host, data and commit, each in one line."""
     flat = _flat(run)
     lines = [
-        ("Device", _joined(_devices(run), first(flat, "driver", "gpu.driver", "nvidia.driver"))),
+        ("Device", _joined(_devices(run, flat), _prefixed("driver ", first(flat, "driver", "torch.driver")))),
         ("torch", _joined(first(flat, "torch.version", "torch"), _prefixed("Python ", first(flat, "python.version")))),
         ("Host", _joined(host(run), _system(flat), _cores(flat), _memory(run))),
         ("Data", _data(run)),
@@ -64,7 +64,7 @@ def _prefixed(prefix: str, text: str | None) -> str | None:
     return f"{prefix}{text}" if text else None
 
 
-def _devices(run: Run) -> str:
+def _devices(run: Run, flat: Mapping[str, str]) -> str:
     """``2× NVIDIA H200 140 GiB``; the bare kind of device where the fingerprint lists none."""
     listed = run.environment.get("devices")
     devices = [device for device in listed if isinstance(device, Mapping)] if isinstance(listed, list) else []
@@ -72,7 +72,10 @@ def _devices(run: Run) -> str:
     for device in devices:
         memory = device.get("memory_bytes")
         text = str(device.get("name") or device.get("kind") or "device")
-        named.append(f"{text} {size(memory)}" if isinstance(memory, int) and device.get("kind") != "cpu" else text)
+        if device.get("kind") == "cpu":
+            named.append(first(flat, "host.cpu", "cpu.model", "cpu") or text)
+        else:
+            named.append(f"{text} {size(memory)}" if isinstance(memory, int) else text)
     if not named:
         return run.device
     counted = {name: named.count(name) for name in named}
@@ -81,17 +84,17 @@ def _devices(run: Run) -> str:
 
 
 def _system(flat: Mapping[str, str]) -> str | None:
-    return first(flat, "os.pretty_name", "os.name", "os", "platform", "system", "host.os", "host.system")
+    return first(flat, "host.os", "os", "platform")
 
 
 def _cores(flat: Mapping[str, str]) -> str | None:
-    cores = first(flat, "cpu.usable", "cpu.cores", "cpu.count", "cpu.logical", "host.cpus", "cpus", "cpu_count")
+    cores = first(flat, "host.cpus_usable", "host.cores", "cpus")
     return count(int(cores), "CPU") if cores and cores.isdecimal() else None
 
 
 def _memory(run: Run) -> str | None:
-    memory = run.environment.get("memory") or run.environment.get("host")
-    amount = memory.get("total_bytes", memory.get("memory_bytes")) if isinstance(memory, Mapping) else memory
+    known = run.environment.get("host")
+    amount = known.get("memory_bytes") if isinstance(known, Mapping) else None
     return f"{size(amount)} memory" if isinstance(amount, int) and not isinstance(amount, bool) else None
 
 

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 NOTHING = "–"
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _SYMBOLS = frozenset({"J", "W", "FLOP"})  # written together with their prefix
+_OPTION = re.compile(r"((?<!\S)--[a-z][a-z-]*(?: [a-z_]+=[^\s,;)]*)?)")
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # C0 and C1 controls but tab and newline, surrogates, and the marks that reorder or hide text.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -34,13 +35,20 @@ def shorten(text: str, longest: int) -> str:
 
 
 def code_spans(text: str) -> Markup:
-    """Escaped text with `backticked` words as ``<code>``."""
+    """Escaped text with `backticked` words, and options such as ``--set steps=400``, as ``<code>``."""
     parts = printable(text).split("`")
     if len(parts) % 2 == 0:  # an unpaired backtick is just a character
         parts[-2:] = ["`".join(parts[-2:])]
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
-    )
+    return Markup("").join(_code(part) if index % 2 else _options(part) for index, part in enumerate(parts))
+
+
+def _code(text: str) -> Markup:
+    return Markup("<code>{}</code>").format(text)
+
+
+def _options(text: str) -> Markup:
+    parts = _OPTION.split(text)
+    return Markup("").join(_code(part) if index % 2 else escape(part) for index, part in enumerate(parts))
 
 
 def unbroken(text: str) -> Markup:
@@ -95,6 +103,11 @@ def size(value: float | None) -> str:
             return f"{value:.0f} B" if unit == "B" else f"{number(value)} {unit}"
         value /= 1024
     return f"{number(value)} TiB"
+
+
+def amount(value: int | None) -> str:
+    """A count of things: exact below a thousand, then ``562 k``."""
+    return str(value) if value is not None and abs(value) < 1000 else si(value)
 
 
 def duration(seconds: float | None) -> str:

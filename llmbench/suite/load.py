@@ -81,7 +81,7 @@ class SuiteFile:
         path: the TOML file.
 
     Raises:
-        UserError: unreadable, no TOML, or an unknown or wrong key, workload, mode or value; file, line and key are named.
+        UserError: unreadable, no TOML, or a key, workload, mode or value that is wrong; file, line and key are named.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How a workload can be executed: modes, spelled ``compile+bf16``. What they do to a model is in ``llmbench/worker``."""
+"""How a workload can be executed: modes, spelled ``compile+bf16``. What they do is in ``llmbench/worker/modes``."""
 
 from __future__ import annotations
 

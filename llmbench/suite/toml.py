@@ -1,4 +1,4 @@
-"""Where in a TOML file a key or value stands: the standard parser tells lines for syntax only, people need them for meaning."""
+"""Where in a TOML file a key or value stands: the standard parser tells lines of wrong syntax only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a child process does: one job, whose result is a JSON file. Failures are told as data, never as a traceback only."""
+"""What a child process does: one job, whose result is a JSON file. Failures are told as data."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def doctor(*arguments: str, shell: str = '"$@"', **variables: str) -> subprocess.CompletedProcess[str]:
     environ = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     command = ["sh", "-c", shell, "sh", sys.executable, "-m", "llmbench", "doctor", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False, env=environ)
 
 
 def test_json_is_one_document_and_nothing_else() -> None:

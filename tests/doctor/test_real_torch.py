@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llmbench.doctor.checks import all_checks
 from llmbench.doctor.model import Diagnosis
 from llmbench.doctor.process import Processes
 from llmbench.doctor.runner import PROBES, Context, diagnose
@@ -45,22 +46,29 @@ _BREAKAGES = {
 
 
 @pytest.mark.parametrize("check", _BREAKAGES)
-def test_broken_arithmetic_is_named(
-    check: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet_environment: Path
-) -> None:
-    probe = tmp_path / "numerics.py"
+def test_broken_arithmetic_is_named(check: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = _numerics(_BREAKAGES[check], monkeypatch, tmp_path)
+    assert {id: given for id, given in found.items() if given != ["pass"]} == {check: ["fail"]}
+
+
+def _numerics(breakage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[str]]:
+    """Verdicts of the numerical checks where a line after ``import torch`` breaks it."""
     source = (PROBES / "numerics.py").read_text(encoding="utf-8")
-    probe.write_text(
-        source.replace("    torch.manual_seed(0)\n", f"    {_BREAKAGES[check]}\n    torch.manual_seed(0)\n")
-    )
-    for file in PROBES.glob("*.py"):
-        if file.name != "numerics.py":
-            shutil.copy(file, tmp_path)
+    changed = source.replace("    torch.manual_seed(0)\n", f"    {breakage}\n    torch.manual_seed(0)\n")
+    shutil.copy(PROBES / "run.py", tmp_path)
+    (tmp_path / "numerics.py").write_text(changed, encoding="utf-8")
     monkeypatch.setattr("llmbench.doctor.runner.PROBES", tmp_path)
-    found = verdicts(diagnose(only=["numerics"]))
-    assert found[check] in ("fail", "warn")
-    broken = {id for id, verdict in found.items() if verdict in ("fail", "warn")}
-    assert broken == {check}
+    context = Context(sys.executable, dict(os.environ), False, Processes())
+    asked = [c for c in all_checks() if c.area == "numerics"]
+    return {c.id: [finding.verdict for finding in c.run(context)] for c in asked}
+
+
+@pytest.mark.parametrize("check", ["numerics.bf16", "numerics.fp16"])
+def test_sums_in_low_precision_are_a_warning(check: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dtype = {"numerics.bf16": "bfloat16", "numerics.fp16": "float16"}[check]
+    add_up = f"(f(a, b) if a.dtype != torch.{dtype} else sum(a[:, k, None] * b[None, k] for k in range(a.shape[1])))"
+    found = _numerics(f"torch.Tensor.__matmul__ = lambda a, b, f=torch.matmul: {add_up}", monkeypatch, tmp_path)
+    assert {id: given for id, given in found.items() if given != ["pass"]} == {check: ["warn"]}
 
 
 def test_threads_loader_and_collective_pass() -> None:

@@ -32,13 +32,18 @@ UNIT = {"regression-linear": "samples/s"}
 SPEED = {"regression-linear": 412_000.0, "bert-tiny": 9_310.0, "gpt-tiny": 11_240.0, "lora-tiny": 13_800.0}
 SPEEDUP = {"eager": 1.0, "compile": 1.42, "bf16": 0.71, "compile+bf16": 1.87}
 ENVIRONMENT: dict[str, Any] = {
-    "host": "node-17",
-    "os": "Debian GNU/Linux 13 (trixie)",
-    "cpu": {"model": "AMD EPYC 9654", "usable": 16},
-    "memory": {"total_bytes": 128 * 2**30},
+    "host": {
+        "name": "node-17",
+        "os": "Debian GNU/Linux 13 (trixie)",
+        "kernel": "6.12.0",
+        "cpu": "AMD EPYC 9654",
+        "cores": 16,
+        "cpus_usable": 16,
+        "memory_bytes": 128 * 2**30,
+    },
     "python": {"version": "3.12.8"},
     "torch": {"version": "2.13.0+cpu", "threads": 16, "compiler": "/usr/bin/g++"},
-    "devices": [{"kind": "cpu", "name": "AMD EPYC 9654", "memory_bytes": 128 * 2**30}],
+    "devices": [{"kind": "cpu", "name": "x86_64", "memory_bytes": 128 * 2**30}],
     "packages": {"torch": "2.13.0", "numpy": "2.3.1"},
     "variables": {"OMP_NUM_THREADS": "16"},
 }

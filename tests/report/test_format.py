@@ -103,6 +103,9 @@ def test_log_lines_lose_colours_overwritten_progress_and_length():
 
 def test_code_spans_escape_and_mark_only_pairs():
     assert str(f.code_spans("try `--set a<b` or `c")) == "try <code>--set a&lt;b</code> or `c"
+    assert str(f.code_spans("time more: --set steps=372; or --a<b> -- c--d")) == (
+        "time more: <code>--set steps=372</code>; or <code>--a</code>&lt;b&gt; -- c--d"
+    )
     assert str(f.code_spans("plain & simple")) == "plain &amp; simple"
 
 

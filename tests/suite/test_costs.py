@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,14 @@ from llmbench.worker.models.bert import BERT, BERTConfig
 from llmbench.worker.models.gpt import GPT, GPTConfig
 from llmbench.worker.models.mlp import MLP, MLPConfig
 from llmbench.worker.models.vocabulary import padded
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def build(family: str, model: dict[str, int], lora_rank: int | None) -> torch.nn.Module:

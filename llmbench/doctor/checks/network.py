@@ -69,7 +69,8 @@ def host(context: Context) -> Iterator[Finding]:
 def _alone_on_loopback(context: Context, addresses: list[str]) -> bool:
     """Only matters to a job on several machines: elsewhere Debian's 127.0.1.1 is the normal state."""
     master = context.environ.get("MASTER_ADDR", "")
-    several = master not in ("", "localhost") and not master.startswith("127.")
+    ranks = context.environ.get("WORLD_SIZE", "")
+    several = ranks not in ("", "1") and master not in ("", "localhost") and not master.startswith("127.")
     return several and all(address.startswith("127.") or address == "::1" for address in addresses)
 
 

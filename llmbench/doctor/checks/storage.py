@@ -113,19 +113,20 @@ def caches(context: Context) -> Iterator[Finding]:
     if not folders:
         yield skipped("no home folder, and no variable names a cache folder")
         return
-    bad = 0
+    # One fault, such as a read-only home, often hits several: it is told once.
+    faults: dict[str, list[str]] = {}
     for name, found in _look(context, folders).items():
         free = found.get("free_bytes", 0)
-        if not found.get("error") and free >= _SPACE_LEAST:
-            continue
-        bad += 1
-        variable = name.partition(" ")[0]
+        if found.get("error") or free < _SPACE_LEAST:
+            faults.setdefault(found.get("error") or f"only {space(free)} free", []).append(name)
+    for reason, names in faults.items():
+        variables = [name.partition(" ")[0] for name in names]
         yield warning(
-            f"the cache folder of {name} ({found['path']}): {found.get('error') or 'only ' + space(free) + ' free'}",
+            f"the cache folder of {', '.join(f'{name} ({folders[name]})' for name in names)}: {reason}",
             "it cannot be written or is full: downloads fail, and what was compiled is compiled again at every start",
-            f"export {variable} to a folder that can be written and has space",
+            f"export {', '.join(variables)} to a folder that can be written and has space",
         )
-    if not bad:
+    if not faults:
         yield passed(f"{len(folders)} folders can be written: {', '.join(sorted(set(folders.values())))}")
 
 
@@ -136,12 +137,12 @@ def _cache_folders(context: Context) -> dict[str, str]:
     for variable, name, user in CACHES:
         named = context.environ.get(variable)
         if named:
-            folders[f"{variable} ({user})"] = named
+            folders[f"{variable} for {user}"] = named
         elif shared:
-            folders[f"{variable} ({user})"] = os.path.join(shared, name)
+            folders[f"{variable} for {user}"] = os.path.join(shared, name)
     for variable, user in _OTHER_CACHES:
         if context.environ.get(variable):
-            folders[f"{variable} ({user})"] = context.environ[variable]
+            folders[f"{variable} for {user}"] = context.environ[variable]
     return folders
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+SHORT = 16
+
 
 def probe(arguments: dict) -> Iterator[dict]:
     import torch
@@ -98,27 +100,32 @@ def nan(torch: Any) -> dict:
 
 
 def low_precision(torch: Any, dtype: Any, unit_roundoff: float, size: int) -> dict:
-    """A matmul against fp64. Bounds: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., eq. 3.5 and 2.4.
+    """Matmuls against fp64. Bounds: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., eq. 3.5 and 2.4.
 
     The inputs are rounded first, so that they are exact. With u the unit roundoff of the format, s = 2^-24 that of fp32
     and g(k, u) = k u / (1 - k u), an element is off by at most u |c| + (1 + u) g(k, s) (|A| |B|) if sums are kept in
-    fp32 and rounded once. Sums kept in the format itself are worse, but off by no more than g(k + 1, u) (|A| |B|).
+    fp32 and rounded once. Sums kept in the format itself are worse, but off by no more than g(k + 1, u) (|A| |B|):
+    that says little for long sums, so it is asked of short ones.
     """
-    a = torch.randn(size, size, dtype=torch.float64).to(dtype)
-    b = torch.randn(size, size, dtype=torch.float64).to(dtype)
-    exact = a.double() @ b.double()
-    magnitude = a.double().abs() @ b.double().abs()
-    # Below the smallest normal number the error is absolute.
-    tiny = torch.finfo(dtype).tiny * unit_roundoff * 2
-    error = ((a @ b).double() - exact).abs()
+    tiny = torch.finfo(dtype).tiny * unit_roundoff * 2  # below the smallest normal number the error is absolute
+    error, exact, magnitude = product(torch, dtype, size, size)
     rounded_once = unit_roundoff * exact.abs() + (1 + unit_roundoff) * gamma(size, 2.0**-24) * magnitude + tiny
-    in_format = gamma(size + 1, unit_roundoff) * magnitude + tiny
+    short_error, _, short_magnitude = product(torch, dtype, size, SHORT)
+    in_format = gamma(SHORT + 1, unit_roundoff) * short_magnitude + tiny
     return {
         "size": size,
         "unit_roundoff": unit_roundoff,
         "worst_of_bound": ratio(error / rounded_once),
-        "worst_of_loose_bound": ratio(error / in_format),
+        "worst_of_loose_bound": ratio(short_error / in_format),
     }
+
+
+def product(torch: Any, dtype: Any, size: int, inner: int) -> tuple[Any, Any, Any]:
+    """A random (size, inner) times (inner, size): its error, its exact value and |A| |B|, all in fp64."""
+    a = torch.randn(size, inner, dtype=torch.float64).to(dtype)
+    b = torch.randn(inner, size, dtype=torch.float64).to(dtype)
+    exact = a.double() @ b.double()
+    return ((a @ b).double() - exact).abs(), exact, a.double().abs() @ b.double().abs()
 
 
 def gamma(count: int, unit_roundoff: float) -> float:

@@ -27,8 +27,8 @@ def main() -> int:
     try:
         _see_what_a_script_here_sees()
         spec = importlib.util.spec_from_file_location("llmbench_probe", path)
-        assert spec is not None  # noqa: S101
-        assert spec.loader is not None  # noqa: S101
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         for part in module.probe(arguments):

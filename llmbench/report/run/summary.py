@@ -42,9 +42,11 @@ def attention(cases: Sequence[CaseView], run: Run, path: str) -> list[Attention]
     """What a reader has to know or do, the worst first; cases of one cause stand together."""
     groups: dict[tuple[str, str, str | None], list[CaseView]] = {}
     for case in cases:
-        if case.verdict.key not in ("ok", "missing"):
-            cause, hint = explain(case)
-            groups.setdefault((case.verdict.key, cause, hint), []).append(case)
+        if case.verdict.key not in ("ok", "noisy", "missing"):
+            groups.setdefault((case.verdict.key, *explain(case)), []).append(case)
+    noisy = [case for case in cases if case.verdict.key == "noisy"]
+    if noisy:
+        groups["noisy", *_noise(noisy)] = noisy
     missing = [case for case in cases if case.verdict.key == "missing"]
     if missing:
         groups["missing", *_unfinished(run, len(missing), len(cases), path)] = missing
@@ -54,6 +56,13 @@ def attention(cases: Sequence[CaseView], run: Run, path: str) -> list[Attention]
     ]
 
 
+def _noise(cases: Sequence[CaseView]) -> tuple[str, str | None]:
+    """The words of the noisiest case: causes differ in their numbers only."""
+    worst = max(cases, key=lambda case: case.uncertainty or 0.0)
+    cause, hint = explain(worst)
+    return (f"{worst.column.mode} of {worst.workload} the most: {cause}" if len(cases) > 1 else cause), hint
+
+
 def explain(case: CaseView) -> tuple[str, str | None]:
     """Cause and hint of a case that did not simply pass."""
     record = case.record
@@ -61,7 +70,8 @@ def explain(case: CaseView) -> tuple[str, str | None]:
         return "has no record", None
     if record.error is not None:
         lines = record.error.message.strip().splitlines() or [""]
-        kind = "" if record.error.type in lines[0] else record.error.type
+        told = record.error.type in lines[0] or record.error.type.lower() == record.status
+        kind = "" if told else record.error.type
         return shorten(": ".join(part for part in (kind, lines[0]) if part), 320), record.error.hint
     parity = record.parity
     if record.status == "invalid" and parity is not None and parity.verdict == "fail":
@@ -107,7 +117,9 @@ def _speed(table: Matrix) -> Figure:
     interval = best.mean.interval
     bounds = f"95 % interval {times(interval[0])} to {times(interval[1])}" if interval else ""
     covered = f"geometric mean of {count(best.workloads, 'workload')}"
-    return Figure(times(best.mean.value), f"{best.column.name} over eager", ", ".join(filter(None, (covered, bounds))))
+    slower = "no mode was faster" if best.mean.value < 1 else ""
+    note = ", ".join(filter(None, (slower, covered, bounds)))
+    return Figure(times(best.mean.value), f"{best.column.name} over eager", note)
 
 
 def _uncertainty(cases: Sequence[CaseView]) -> Figure:
@@ -138,7 +150,7 @@ def _energy(cases: Sequence[CaseView]) -> Figure:
     if not measured:
         reasons = Counter(case.record.energy_reason for case in cases if case.record and case.record.energy_reason)
         reason = reasons.most_common(1)[0][0] if reasons else None
-        return Figure("no energy", "was measured", shorten(reason, 120) if reason else "")
+        return Figure(NOTHING, "energy: not measured", shorten(reason, 120) if reason else "")
     joules = sum(energy.joules for energy, _ in measured)
     seconds = sum(phases.timed for _, phases in measured if phases)
     watts = f"{si(joules / seconds, 'W')} mean over {duration(seconds)}" if seconds > 0 else ""

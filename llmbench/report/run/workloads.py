@@ -11,7 +11,7 @@ from markupsafe import Markup
 from llmbench.report.charts.bars import Bar, bars
 from llmbench.report.charts.bars import height as bars_height
 from llmbench.report.charts.lines import Curve, Reference, lines, smoothing_window, wants_log
-from llmbench.report.format import NOTHING, number, percent, plus_minus, si, size
+from llmbench.report.format import NOTHING, amount, number, percent, plus_minus, si, size
 from llmbench.report.run.cases import EAGER, CaseView
 from llmbench.report.run.matrix import Matrix, Row
 from llmbench.results.schema import Record
@@ -88,7 +88,7 @@ def _facts(cases: Sequence[CaseView]) -> str:
     said = []
     if parameters:
         share = parameters.trainable / parameters.total if parameters.total else 1.0
-        said.append(f"{si(parameters.total)} parameters" + (f", {percent(share)} trainable" if share < 1 else ""))
+        said.append(f"{amount(parameters.total)} parameters" + (f", {percent(share)} trainable" if share < 1 else ""))
     shape = [str(config[key]) for key in ("micro_batch_size", "sequence_length") if config.get(key) is not None]
     if shape:
         said.append(f"batch {' × '.join(shape)}")

@@ -18,7 +18,7 @@ class MemoryMeter:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._start = _resident()
+        self._start = resident()
         if device.cuda:
             torch.cuda.reset_peak_memory_stats()
 
@@ -54,7 +54,7 @@ def host_memory() -> int:
     return min(limits)
 
 
-def _resident() -> int | None:
+def resident() -> int | None:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

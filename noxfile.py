@@ -1,0 +1,61 @@
+"""Sessions: `python -m nox -l` lists them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "typecheck", "tests"]
+nox.options.error_on_missing_interpreters = True
+
+CONSTRAINTS = ("-c", "constraints.txt")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Install, ask the doctor, run the smoke suite, and say where the report is."""
+    session.install(*CONSTRAINTS, ".[torch]")
+    session.run("llmbench", "doctor", success_codes=[0, 1])
+    out = Path("reports", "runs", f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}")
+    session.run("llmbench", "run", "smoke", "--out", str(out), *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The test suite. `-- -m slow` runs the slow ones; other arguments go to pytest too."""
+    session.install(*CONSTRAINTS, ".[torch,hf,test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, and the contracts of who imports what."""
+    session.install(*CONSTRAINTS, "ruff", "import-linter")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": "."})
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Types, without torch: the target side sees it as Any."""
+    session.install(*CONSTRAINTS, ".", "mypy", "types-psutil", "nox")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site; a broken link is an error."""
+    session.install(*CONSTRAINTS, ".[docs]")
+    session.run("mkdocs", "build", "--strict", "--quiet")
+
+
+@nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """On a CUDA machine, with the torch that is there: tests, doctor, and the reference suite."""
+    session.run("python", "-m", "pytest", "-m", "gpu")
+    session.run("python", "-m", "llmbench", "doctor", "--deep")
+    out = Path("reports", "runs", f"gpu-{datetime.now(UTC):%Y%m%d-%H%M%S}")
+    session.run("python", "-m", "llmbench", "run", "reference", "--device", "cuda", "--out", str(out), *session.posargs)

@@ -1,0 +1,74 @@
+"""Help and lists: quick, complete, and without what makes a start slow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import Command
+
+COMMANDS = ("doctor", "run", "report", "list")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_has_examples(llmbench: Command, command: str) -> None:
+    done = llmbench(command, "--help", COLUMNS="120")
+    assert done.returncode == 0
+    assert f"llmbench {command} " in done.stdout.split("Examples", 1)[1]
+
+
+def test_help_names_the_commands_and_exit_codes(llmbench: Command) -> None:
+    done = llmbench("--help", COLUMNS="120")
+    assert all(command in done.stdout for command in COMMANDS)
+    assert "Exit codes" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "smoke", "--plan"], ["list", "workloads"]])
+def test_start_imports_neither_torch_nor_pandas_nor_numpy(arguments: list[str], environment: dict[str, str]) -> None:
+    code = (
+        "import sys; sys.argv = ['llmbench', *sys.argv[1:]]\n"
+        "from llmbench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_unknown_command_is_a_usage_error(llmbench: Command) -> None:
+    done = llmbench("rnu")
+    assert done.returncode == 2
+    assert "rnu" in done.stderr
+
+
+@pytest.mark.parametrize("what", ["workloads", "modes", "suites", "checks", "settings"])
+def test_lists(llmbench: Command, what: str) -> None:
+    assert len(llmbench("list", what).stdout.splitlines()) > 2
+    assert json.loads(llmbench("list", what, "--json").stdout)
+
+
+def test_schema_is_json_schema(llmbench: Command) -> None:
+    import jsonschema
+
+    schemas = json.loads(llmbench("list", "schema").stdout)
+    for schema in schemas.values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_completion_knows_suites_workloads_and_modes() -> None:
+    from llmbench.cli.names import complete_mode, complete_suite, complete_workload
+
+    assert complete_suite("sm") == ["smoke"]
+    assert complete_workload("gpt-1") == ["gpt-124m", "gpt-1.5b"]
+    assert complete_mode("compile+b") == ["compile+bf16"]
+
+
+def test_version(llmbench: Command) -> None:
+    from llmbench import __version__
+
+    assert llmbench("--version").stdout.split() == ["llmbench", __version__]

@@ -1,0 +1,160 @@
+"""``llmbench run`` as a user meets it: plans, results, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from llmbench.results.schema import json_schema
+from tests.conftest import QUICK, Command, records_of
+
+
+def _usage_error(llmbench: Command, *arguments: object, names: tuple[str, ...], **variables: str) -> None:
+    done = llmbench("run", *arguments, **variables)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    for name in names:
+        assert name in done.stderr
+
+
+def test_a_run_leaves_valid_records_series_and_a_report(
+    llmbench: Command, suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    done = llmbench("run", suite(QUICK), "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert str(out / "report.html") in done.stdout
+    schema = json_schema()
+    lines = (out / "records.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        jsonschema.validate(json.loads(line), schema["Record"])
+    jsonschema.validate(json.loads((out / "run.json").read_text()), schema["Run"])
+    for record in records_of(out).values():
+        assert record.status == "ok"
+        assert record.loss.finite
+        assert record.loss.learned
+        assert record.throughput.value > 0
+        low, high = record.throughput.ci95
+        assert low < record.throughput.value < high
+        series = json.loads((out / record.series).read_text())
+        assert len(series["loss"]) == record.config["steps"] == len(series["step_seconds"]) + 1
+        window = series["step_seconds"][series["first_timed_step"] - 1 :]
+        assert record.throughput.n == len(window)
+        work = record.config["micro_batch_size"] * record.config.get("sequence_length", 1)
+        assert record.throughput.value == pytest.approx(work * len(window) / sum(window), rel=1e-3)
+        assert (out / record.log).exists()
+    # Progress is no result: stdout holds the table, stderr what happened.
+    assert "[1/2] PASS" in done.stderr
+    assert "[1/2]" not in done.stdout
+
+
+def test_gpt_prints_its_perplexity_beside_that_of_the_word_frequencies(
+    llmbench: Command, suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    done = llmbench("run", suite(QUICK), "--out", tmp_path / "r", "-w", "gpt")
+    assert "perplexity  unigram" in done.stdout
+
+
+def test_json_is_one_document(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
+    done = llmbench("run", suite(QUICK), "--out", tmp_path / "r", "-w", "regression", "--json")
+    document = json.loads(done.stdout)
+    assert document["exit_code"] == 0
+    assert [record["case"] for record in document["records"]] == ["regression-linear/eager/ws1"]
+
+
+def test_plan_runs_nothing(llmbench: Command, tmp_path: Path) -> None:
+    done = llmbench("run", "reference", "--plan", PATH=os.defpath)
+    assert done.returncode == 0
+    assert "gpt-124m/compile+bf16/ws1" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    rows = json.loads(llmbench("run", "reference", "--plan", "--json").stdout)
+    gpt = next(row for row in rows if row["case"] == "gpt-124m/eager/ws1")
+    assert gpt["parameters"] == pytest.approx(124.4e6, rel=0.01)
+    assert gpt["flops_per_step"] > 6 * gpt["parameters"] * gpt["work_per_step"]
+    assert gpt["memory_bytes"]["total"] > 16 * gpt["parameters"]
+
+
+def test_typo_in_a_suite_then_mended(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
+    wrong = QUICK.replace("steps = 20", "stepz = 20")
+    path = suite(wrong)
+    _usage_error(llmbench, path, "--out", tmp_path / "r", names=(f"{path}, line 3", "stepz", "steps"))
+    assert not (tmp_path / "r").exists()
+    suite(QUICK)
+    assert llmbench("run", path, "--out", tmp_path / "r", "-w", "regression").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ([], ("which suite?", "smoke")),
+        (["smokey"], ("'smokey'", "smoke")),
+        (["gone.toml"], ("gone.toml", "no such file")),
+        (["smoke", "-w", "gtp-tiny"], ("'gtp-tiny'", "gpt-tiny")),
+        (["smoke", "-m", "bf61"], ("'bf61'", "bf16")),
+        (["smoke", "-m", "eager+bf16"], ("eager",)),
+        (["smoke", "--set", "stepz=3"], ("stepz", "steps")),
+        (["smoke", "--set", "steps=3"], ("steps=3", "greater than or equal to 10")),
+        (["smoke", "--set", "steps"], ("KEY=VALUE",)),
+        (["smoke", "-w", "gpt", "--set", "sequence_length=4096"], ("4096", "128")),
+        (["smoke", "--python", "/no/such/python"], ("/no/such/python",)),
+        (["smoke", "--resume", "x"], ("--resume",)),
+        (["smoke", "--device", "tpu"], ("tpu", "cuda")),
+        (["smoke", "--data", "no/such/text"], ("no/such/text",)),
+    ],
+)
+def test_mistakes(llmbench: Command, arguments: list[str], names: tuple[str, ...]) -> None:
+    _usage_error(llmbench, *arguments, names=names)
+
+
+def test_data_mistakes(llmbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 9)
+    (tmp_path / "short.txt").write_text("Only a few words.")
+    for name, names in (
+        ("empty.txt", ("empty.txt", "empty")),
+        ("latin.txt", ("latin.txt", "3")),
+        ("short.txt", ("short.txt", "token")),
+    ):
+        _usage_error(llmbench, "smoke", "--data", tmp_path / name, "--out", tmp_path / "r", names=names)
+        assert not (tmp_path / "r").exists()
+
+
+def test_cuda_where_there_is_none(llmbench: Command, tmp_path: Path) -> None:
+    done = llmbench("run", "smoke", "--device", "cuda", "--out", tmp_path / "r", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert "--device cuda" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_that_holds_a_run(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
+    path = suite(QUICK)
+    assert llmbench("run", path, "--out", tmp_path / "r", "-w", "regression").returncode == 0
+    before = (tmp_path / "r" / "records.jsonl").read_bytes()
+    _usage_error(llmbench, path, "--out", tmp_path / "r", names=("holds a run already", "--resume"))
+    assert (tmp_path / "r" / "records.jsonl").read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    _usage_error(llmbench, suite(QUICK), "--out", locked / "r", names=("cannot write",))
+
+
+def test_secrets_stay_out_of_the_run(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
+    planted = "hf_planted0123456789abcdefABCDEF"
+    done = llmbench(
+        "run", suite(QUICK), "-w", "regression", "--out", tmp_path / "r", HF_TOKEN=planted, TORCH_API_KEY=planted
+    )
+    assert done.returncode == 0
+    for file in (tmp_path / "r").rglob("*"):
+        if file.is_file():
+            assert planted.encode() not in file.read_bytes(), file

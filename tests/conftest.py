@@ -1,0 +1,126 @@
+"""What all tests share: a cache of their own, and the command line as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import pytest
+
+from llmbench.results.schema import Record
+from llmbench.results.store import RunFolder
+
+T = TypeVar("T")
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+# A suite that trains in a second, and one case of it that goes on for minutes if nobody stops it.
+QUICK = """
+workloads = ["regression-linear", "gpt-tiny"]
+settings = { steps = 20, threads = 1, eval_batches = 1 }
+"""
+ENDLESS = """
+workloads = ["regression-linear", "regression-mlp"]
+settings = { steps = 20, threads = 1, deadline_seconds = 240 }
+
+[[override]]
+workload = "regression-mlp"
+settings = { steps = 5_000_000, micro_batch_size = 1 }
+"""
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of the commands that tests start: nothing of the user's caches is read or changed."""
+    folder = tmp_path_factory.mktemp("cache")
+    changed = {
+        "LLMBENCH_CACHE": str(folder / "llmbench"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
+    }
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "GITHUB_STEP_SUMMARY")}
+    return kept | changed
+
+
+@pytest.fixture
+def llmbench(environment: dict[str, str], tmp_path: Path) -> Command:
+    """Runs ``llmbench ARGUMENTS`` in a folder of its own, and waits for it."""
+
+    def run(*arguments: object, timeout: float = 240, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "llmbench", *map(str, arguments)],
+            env=environment | variables,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture
+def started(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts ``llmbench ARGUMENTS`` and does not wait; what still runs at the end of the test is killed."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, **variables: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llmbench", *map(str, arguments)],
+            env=environment | variables,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a suite file."""
+
+    def write(text: str, name: str = "mine.toml") -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def records_of(folder: Path) -> dict[str, Record]:
+    return {record.case: record for record in RunFolder(folder).records()}
+
+
+def wait_for(what: Callable[[], T], seconds: float = 120) -> T:
+    """Polls until ``what`` is true, and returns it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.05)
+    raise TimeoutError(f"{what} stayed false for {seconds} s")
+
+
+def worker_of(process: subprocess.Popen[str]) -> psutil.Process | None:
+    """The process that runs the case in flight: the child of the server."""
+    try:
+        servers = psutil.Process(process.pid).children()
+        return next((child for server in servers for child in server.children()), None)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)

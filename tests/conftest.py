@@ -12,9 +12,14 @@ from typing import TypeVar
 
 import psutil
 import pytest
+from hypothesis import settings
 
 from llmbench.results.schema import Record
 from llmbench.results.store import RunFolder
+
+# The same examples on every machine, and no verdict from its speed.
+settings.register_profile("llmbench", derandomize=True, deadline=None)
+settings.load_profile("llmbench")
 
 T = TypeVar("T")
 Command = Callable[..., subprocess.CompletedProcess[str]]

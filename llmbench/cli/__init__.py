@@ -53,13 +53,15 @@ def root(
 
 
 def main() -> None:
-    """Entry point. Faults of the user, the machine or the input end in a line and an exit code, never in a traceback."""
-    sys.exit(_main("--debug" in sys.argv[1:]))
+    """Entry point. Faults of user, machine or input end in a line and an exit code, never in a traceback."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments  # wherever it stands: who needs it appends it to the command that failed
+    sys.exit(_main([argument for argument in arguments if argument != "--debug"], debug))
 
 
-def _main(debug: bool) -> int:
+def _main(arguments: list[str], debug: bool) -> int:
     try:
-        return app(standalone_mode=False) or 0
+        return app(arguments, standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -44,14 +44,20 @@ def rate(record: Record) -> str:
     return f"{si(found.value)} {found.unit} ± {half_width(found.value, found.ci95):.1%}{noisy}"
 
 
+def memory(record: Record) -> str:
+    """The peak: of the device's allocator, or on a CPU of the resident set."""
+    if record.memory is None:
+        return ""
+    return bytes_text(record.memory.peak_allocated_bytes or record.memory.peak_rss_bytes)
+
+
 def case_line(number: int, total: int, record: Record) -> str:
     """One finished case in one line of a log."""
     width = len(str(total))
     head = f"[{number:{width}}/{total}] {status_word(record.status):7} {record.case:34}"
     if record.throughput is None:
         return f"{head} {_reason(record)}"
-    memory = record.memory and (record.memory.peak_allocated_bytes or record.memory.peak_rss_bytes)
-    text = f"{head} {rate(record):32} {bytes_text(memory):>9}"
+    text = f"{head} {rate(record):32} {memory(record):>9}"
     return f"{text}  {_reason(record)}".rstrip()
 
 
@@ -80,12 +86,12 @@ def plan_table(rows: list[dict[str, Any]]) -> str:
 def columns(rows: list[list[str]], gap: str = "  ") -> str:
     """Rows with aligned columns: the first left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        gap.join(
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return "\n".join(gap.join(_aligned(row, widths)).rstrip() for row in rows)
+
+
+def _aligned(row: list[str], widths: list[int]) -> list[str]:
+    first, *others = zip(row, widths, strict=True)
+    return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
 
 
 def summary(run: Run, records: list[Record], folder: Path, report: Path) -> str:
@@ -120,7 +126,6 @@ def _result_table(records: list[Record]) -> str:
     lines = [["case", "status", "throughput", "speed-up", "memory", "loss", "held-out"]]
     for record in records:
         base = eager.get(record.workload)
-        memory = record.memory and (record.memory.peak_allocated_bytes or record.memory.peak_rss_bytes)
         speed_up = ""
         if record.throughput and base and base.throughput and base is not record:
             speed_up = f"{record.throughput.value / base.throughput.value:.2f}×"
@@ -130,7 +135,7 @@ def _result_table(records: list[Record]) -> str:
                 status_word(record.status),
                 rate(record),
                 speed_up,
-                bytes_text(memory) if record.memory else "",
+                memory(record),
                 f"{_number(record.loss.first)} → {_number(record.loss.final)}" if record.loss else "",
                 _number(record.loss.eval) if record.loss else "",
             ]

@@ -64,8 +64,8 @@ class Outcome:
             return f"{self.error['type']}: {self.error['message']}".splitlines()[0]
         lines = [line.strip() for line in self.noise.splitlines() if line.strip()]
         # faulthandler prints the crashed stack innermost first; its heading only repeats the signal.
-        frames = [line for line in lines if line.startswith('File "')]
-        said = [line for line in lines if line not in frames and not line.startswith(_HEADINGS)]
+        frames = [line for line in lines if line.startswith('File "') and "<frozen" not in line]
+        said = [line for line in lines if not line.startswith(_HEADINGS)]
         if self.signal and frames:
             return f"in {frames[0]}"
         return said[-1] if said else ""
@@ -84,7 +84,15 @@ class Outcome:
         return f"ended with exit code {self.returncode} and no answer"
 
 
-_HEADINGS = ("Traceback (most", "Fatal Python error", "Current thread", "Thread 0x", "Extension modules", "Stack (most")
+_HEADINGS = (
+    'File "',
+    "Traceback (most",
+    "Fatal Python error",
+    "Current thread",
+    "Thread 0x",
+    "Extension modules",
+    "Stack (most",
+)
 
 
 class Processes:

@@ -8,6 +8,7 @@ from llmbench.launch.target import Outcome, signal_name
 from llmbench.results.schema import Error, Status
 from llmbench.suite.cases import Case
 
+LONGEST_MESSAGE = 300  # characters
 _HINTS = (
     (r"InvalidCxxCompiler|CppCompileError|CppCompilerError", "check that $CXX (or g++) compiles: `llmbench doctor`"),
     (r"No space left on device", "free the disk, or point TMPDIR, TORCHINDUCTOR_CACHE_DIR and --out to one with room"),
@@ -70,8 +71,8 @@ def _killed(case: Case, outcome: Outcome) -> tuple[Status, Error]:
 
 
 def _smaller(case: Case) -> str:
-    batch = case.config["micro_batch_size"]
-    return f"--set micro_batch_size={max(1, batch // 2)}, a smaller size, or more memory"
+    half = case.config["micro_batch_size"] // 2
+    return f"--set micro_batch_size={half}, a smaller size, or more memory" if half else "a smaller size, or more memory"
 
 
 def _where(outcome: Outcome) -> str:
@@ -85,4 +86,7 @@ def _where(outcome: Outcome) -> str:
 
 
 def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+    """What fits in a line of a terminal or a table, without control characters; the log holds the rest."""
+    lines = ("".join(c if c.isprintable() else " " for c in line).strip() for line in text.splitlines())
+    line = next(filter(None, lines), "no message")
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…"

@@ -74,6 +74,7 @@ def _measured(record: Record, case: Case, result: dict[str, Any]) -> Record:
     tflops = case.flops_per_step * len(window) / result["window_seconds"] / 1e12
     peak = Peak(**result["peak"]) if result["peak"] else None
     losses = result["losses"]
+    finite = verdicts.finite([*losses, result["eval_loss"]])  # the last update is seen by the evaluation only
     record = record.model_copy(
         update={
             "parameters": Parameters(**result["parameters"]),
@@ -91,8 +92,8 @@ def _measured(record: Record, case: Case, result: dict[str, Any]) -> Record:
                 first=losses[0],
                 final=verdicts.final(losses),
                 eval=result["eval_loss"],
-                finite=verdicts.finite(losses),
-                learned=verdicts.learned(losses),
+                finite=finite,
+                learned=finite and verdicts.learned(losses),
                 references=[known for known in result["references"] if math.isfinite(known["value"])],
             ),
             "metrics": result["metrics"],

@@ -1,4 +1,4 @@
-"""The schema of what a run writes: ``run.json`` (a ``Run``), ``records.jsonl`` (a ``Record`` a line), ``series/*.json``.
+"""The schema of what a run writes: ``run.json``, ``records.jsonl`` (a ``Record`` a line), ``series/*.json``.
 
 Units stand in a field's name or beside its value. A metric that can get better or worse says in its JSON Schema
 which way is better (``"direction": "higher"`` or ``"lower"``). A number that is not finite is written as ``null``.
@@ -24,7 +24,7 @@ Interval = tuple[float, float]
 
 def metric(direction: Literal["higher", "lower"], unit: str | None = None, **field: Any) -> Any:
     """A field that gets better in ``direction``."""
-    extra = {"direction": direction} | ({"unit": unit} if unit else {})
+    extra: dict[str, Any] = {"direction": direction} | ({"unit": unit} if unit else {})
     return Field(json_schema_extra=extra, **field)
 
 

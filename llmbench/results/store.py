@@ -37,12 +37,12 @@ class RunFolder:
             UserError: the folder holds a run already, or cannot be written.
         """
         folder = cls(path)
-        if folder._run_file.exists() or folder._records_file.exists():
-            raise UserError(
-                f"{path} holds a run already",
-                f"continue it with --resume {path}, or choose another folder with --out",
-            )
         try:
+            if folder._run_file.exists() or folder._records_file.exists():
+                raise UserError(
+                    f"{path} holds a run already",
+                    f"continue it with --resume {path}, or choose another folder with --out",
+                )
             for part in ("series", "logs"):
                 (path / part).mkdir(parents=True, exist_ok=True)
             folder.write_run(run)
@@ -71,7 +71,7 @@ class RunFolder:
     def read_run(self) -> Run:
         """Raises: UserError: no run there, or not a run that this version can read."""
         try:
-            text = self._run_file.read_text(encoding="utf-8")
+            text = self._run_file.read_bytes()
         except OSError as error:
             raise UserError(
                 f"{self.path} is not a run: {self._run_file.name}: {error.strerror}",
@@ -112,7 +112,7 @@ class RunFolder:
         for number, line in enumerate(data.splitlines(), start=1):
             if _torn(line):
                 continue
-            yield _parse(Record, line.decode(), self._records_file, number)
+            yield _parse(Record, line, self._records_file, number)
 
     def write_series(self, case: str, series: Series) -> str:
         path = self.series_path(case)
@@ -125,9 +125,10 @@ class RunFolder:
         if file is None:
             return None
         try:
-            return _parse(Series, file.read_text(encoding="utf-8"), file)
-        except FileNotFoundError:
+            text = file.read_bytes()
+        except OSError:
             return None
+        return _parse(Series, text, file)
 
     def log_tail(self, record: Record, lines: int = 40) -> list[str]:
         """The last lines of the worker's stderr."""
@@ -144,19 +145,29 @@ class RunFolder:
         """A file of this run by the name that a record gives; None for a name that leads out of the run's folder."""
         if not name:
             return None
-        file = (self.path / name).resolve()
+        try:
+            file = (self.path / name).resolve()
+        except (OSError, ValueError, RuntimeError):  # a name that no file can have, or a loop of links
+            return None
         return file if file.is_relative_to(self.path.resolve()) else None
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one step: a reader sees the old text or the new one, never half of it."""
+    """Replaces a file in one step: a reader sees the old text or the new one, never half of it, power cuts included."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
 def _torn(line: bytes) -> bool:
-    """Whether a line is what a kill in mid-write leaves: the beginning of a record, but not a whole one."""
+    """Whether a line is the beginning of a record, but not a whole one: what a kill in mid-write leaves.
+
+    A power cut may leave zeros where the rest was to be.
+    """
+    line = line.rstrip(b"\0")
     beginning = b'{"schema_version":'
     if not line.startswith(beginning[: len(line)]):
         return False
@@ -175,7 +186,7 @@ def _last_byte(file: Any) -> bytes:
 Model = TypeVar("Model", Record, Run, Series)
 
 
-def _parse(model: type[Model], text: str, file: Path, line: int | None = None) -> Model:
+def _parse(model: type[Model], text: bytes, file: Path, line: int | None = None) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

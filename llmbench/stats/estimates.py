@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean, median, stdev
 
 from llmbench.results.schema import Interval, StepSeconds
 
 MOST_BLOCKS = 20
 # Quantiles 0.975 of Student's t for 1 … 19 degrees of freedom.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_T += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
+_T: tuple[float, ...] = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093),
+)
 
 
 def step_seconds(seconds: Sequence[float]) -> StepSeconds:
     """Summary of the timed steps.
 
-    The interval is of the mean, from the means of up to 20 consecutive blocks of equal length (batch means: Law and
-    Carson 1979). Neighbouring steps are alike (clocks, other load), so single steps would give too narrow a one.
+    The interval is of the mean, from the means of up to 20 consecutive blocks (batch means: Law and Carson 1979). Neighbouring steps are alike (clocks, other load), so single steps would give too narrow a one.
 
     Args:
         seconds: of each step of the window, two or more.
@@ -56,10 +58,10 @@ def smooth(values: Sequence[float], width: int) -> list[float]:
 
 
 def _block_means(seconds: Sequence[float]) -> list[float]:
+    """Means of blocks that differ by one step in length at most: none is left out."""
     blocks = min(MOST_BLOCKS, len(seconds))
-    length = len(seconds) // blocks
-    start = len(seconds) - blocks * length  # what does not fill a block is left out at the beginning
-    return [fmean(seconds[start + i * length : start + (i + 1) * length]) for i in range(blocks)]
+    edges = [block * len(seconds) // blocks for block in range(blocks + 1)]
+    return [fmean(seconds[begin:end]) for begin, end in pairwise(edges)]
 
 
 def _half_width(means: Sequence[float]) -> float:

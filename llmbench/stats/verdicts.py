@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Literal
 
 from llmbench.results.schema import Interval, Noise, Parity, Throughput
 from llmbench.stats.estimates import smooth
@@ -38,10 +39,16 @@ def parity(losses: Sequence[float], reference: Sequence[float], name: str, limit
     value: float | None = None
     if finite(losses) and finite(reference):
         pairs = zip(smooth(losses, SMOOTHING), smooth(reference, SMOOTHING), strict=True)
-        value = max(abs(mine - theirs) / abs(theirs) for mine, theirs in pairs)
-    verdict = "pass" if value is not None and value <= limit else "fail"
+        value = max(_relative(mine, theirs) for mine, theirs in pairs)
+    verdict: Literal["pass", "fail"] = "pass" if value is not None and value <= limit else "fail"
     metric = f"largest relative difference of the loss, smoothed over {SMOOTHING} steps"
     return Parity(reference=name, metric=metric, limit=limit, value=value, verdict=verdict)
+
+
+def _relative(value: float, reference: float) -> float:
+    if value == reference:
+        return 0.0
+    return abs(value - reference) / abs(reference) if reference else math.inf
 
 
 def noise(throughput: Throughput, cv: float, load: Mapping[str, float | None]) -> Noise:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmbench.errors import UserError, nearest
 from llmbench.paths import suites_folder
-from llmbench.suite.modes import EAGER, MODES, canonical
+from llmbench.suite.modes import EAGER, canonical, combinations
 from llmbench.suite.toml import Lines, Location
 from llmbench.suite.workloads import FAMILIES, WORKLOADS, workload
 
@@ -28,7 +28,7 @@ class Settings(Strict):
     sequence_length: int | None = Field(None, ge=8, description="tokens of one sequence")
     learning_rate: float | None = Field(None, gt=0, description="peak; linear warm-up, then cosine to a tenth")
     warmup_fraction: float = Field(0.1, ge=0, le=1, description="share of the steps in which the rate rises")
-    weight_decay: float = Field(0.1, ge=0, description="of matrices; never of biases, norms and embeddings of position")
+    weight_decay: float = Field(0.1, ge=0, description="of matrices; never of biases and norms")
     clip_norm: float = Field(1.0, ge=0, description="global norm of the gradient; 0 is off")
     seed: int = Field(1234, ge=0, description="of the weights and of the order of the data")
     threads: int | None = Field(None, ge=1, description="CPU threads of the worker; torch decides if unset")
@@ -66,8 +66,8 @@ class Suite(Strict):
 
     description: str = ""
     workloads: list[str] = []
-    modes: list[str] = [EAGER]
-    world_sizes: list[int] = [1]
+    modes: list[str] = Field([EAGER], min_length=1)
+    world_sizes: list[int] = Field([1], min_length=1)
     settings: dict[str, Any] = {}
     override: list[Override] = []
     include: list[Include] = []
@@ -95,7 +95,7 @@ class SuiteFile:
             raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
         try:
             document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # ValueError: wrong syntax, or a number of too many digits
             raise UserError(f"{path}: {error}", "see https://toml.io for the syntax") from None
         self._lines = Lines(text)
         try:
@@ -112,8 +112,8 @@ class SuiteFile:
         except ValidationError as error:
             raise self._invalid(error, Settings, (*location, "settings")) from None
 
-    def wrong(self, message: str, hint: str | None, location: Location, value: object = None) -> UserError:
-        line = self._lines.find(location, value)
+    def wrong(self, message: str, hint: str | None, location: Location) -> UserError:
+        line = self._lines.find(location)
         return UserError(f"{self.path}, line {line}: {message}" if line else f"{self.path}: {message}", hint)
 
     def _invalid(self, error: ValidationError, model: type[BaseModel], below: Location = ()) -> UserError:
@@ -121,28 +121,28 @@ class SuiteFile:
         location = below + first["loc"]
         key = location[-1]
         if first["type"] == "extra_forbidden":
-            table = {"override": Override, "include": Include, "exclude": Pattern}.get(str(location[0]), model)
+            tables: dict[str, type[BaseModel]] = {"override": Override, "include": Include, "exclude": Pattern}
+            table = tables.get(str(location[0]), model)
             known = Settings if "settings" in location[:-1] else table
             return self.wrong(f"unknown key {key!r}", nearest(str(key), known.model_fields), location)
         if first["type"] == "missing":
             return self.wrong(f"key {key!r} is missing", None, location)
         name = next((part for part in reversed(location) if isinstance(part, str)), "")
-        value = first["input"]
-        return self.wrong(f"{name} = {value!r}: {_lower(first['msg'])}", None, location, value)
+        return self.wrong(f"{name} = {first['input']!r}: {_lower(first['msg'])}", None, location)
 
     def _check(self) -> None:
         suite = self.suite
-        for name in suite.workloads:
-            self._known_workload(name, ("workloads",))
-        for name in suite.modes:
-            self._known_mode(name, ("modes",))
+        for index, name in enumerate(suite.workloads):
+            self._known_workload(name, ("workloads", index))
+        for index, name in enumerate(suite.modes):
+            self._known_mode(name, ("modes", index))
         for index, include in enumerate(suite.include):
             self._known_workload(include.workload, ("include", index, "workload"))
             self._known_mode(include.mode, ("include", index, "mode"))
-        for size in suite.world_sizes:
+        for index, size in enumerate(suite.world_sizes):
             if size != 1:
                 hint = "this version trains in one process; leave world_sizes out, or [1]"
-                raise self.wrong(f"world_sizes: {size} is not supported", hint, ("world_sizes",))
+                raise self.wrong(f"world_sizes: {size} is not supported", hint, ("world_sizes", index))
         if not suite.workloads and not suite.include:
             raise self.wrong("no workloads", f"workloads = [...] with names of: {', '.join(WORKLOADS)}", ("workloads",))
         for index, override in enumerate(suite.override):
@@ -155,22 +155,22 @@ class SuiteFile:
         try:
             workload(name)
         except UserError as error:
-            raise self.wrong(error.message, error.hint, location, name) from None
+            raise self.wrong(error.message, error.hint, location) from None
 
     def _known_mode(self, name: str, location: Location) -> None:
         try:
             canonical(name)
         except UserError as error:
-            raise self.wrong(error.message, error.hint, location, name) from None
+            raise self.wrong(error.message, error.hint, location) from None
 
     def _meets(self, pattern: Pattern, location: Location) -> None:
-        """A pattern that no workload or mode can match is a typing error."""
+        """Raises: UserError: no workload or no mode can match the pattern, which is a typing error."""
         if not any(fnmatchcase(name, pattern.workload) for name in WORKLOADS):
             hint = nearest(pattern.workload, [*WORKLOADS, *(f"{family}-*" for family in FAMILIES)])
             raise self.wrong(f"no workload matches {pattern.workload!r}", hint, (*location, "workload"))
-        modes = {canonical(name) for name in self.suite.modes} | {EAGER, *MODES}
-        if not any(fnmatchcase(name, pattern.mode) for name in modes):
-            raise self.wrong(f"no mode matches {pattern.mode!r}", nearest(pattern.mode, modes), (*location, "mode"))
+        if not any(fnmatchcase(name, pattern.mode) for name in combinations()):
+            hint = nearest(pattern.mode, combinations())
+            raise self.wrong(f"no mode matches {pattern.mode!r}", hint, (*location, "mode"))
 
 
 def find(name: str) -> SuiteFile:
@@ -179,14 +179,15 @@ def find(name: str) -> SuiteFile:
     Raises:
         UserError: there is no such suite (nearest names suggested), or it is wrong.
     """
+    known = shipped()
+    if name in known:  # a file that happens to be called ``ci`` does not hide it; ``./ci`` names the file
+        return SuiteFile(known[name])
     path = Path(name)
-    if path.suffix == ".toml" or path.is_file():
-        if not path.exists():
-            raise UserError(f"{name}: no such file", f"shipped suites: {', '.join(shipped())}")
-        return SuiteFile(path)
-    if name not in shipped():
-        raise UserError(f"unknown suite {name!r}", f"{nearest(name, shipped())} Or give the path of a TOML file.")
-    return SuiteFile(shipped()[name])
+    if path.suffix != ".toml" and not path.is_file():
+        raise UserError(f"unknown suite {name!r}", f"{nearest(name, known)} Or give the path of a TOML file.")
+    if not path.exists():
+        raise UserError(f"{name}: no such file", f"shipped suites: {', '.join(known)}")
+    return SuiteFile(path)
 
 
 def shipped() -> dict[str, Path]:

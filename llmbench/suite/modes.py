@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from llmbench.errors import UserError, nearest
@@ -64,6 +65,13 @@ def canonical(name: str) -> str:
             raise UserError(f"mode {name!r}: {chosen[axis]} and {part} are both a choice of {axis}", "take one of them")
         chosen[axis] = part
     return "+".join(part for part in MODES if part in parts)
+
+
+def combinations() -> list[str]:
+    """Every mode there can be: of each axis one ingredient, or none."""
+    axes = dict.fromkeys(mode.axis for mode in MODES.values())
+    choices = [["", *(name for name, mode in MODES.items() if mode.axis == axis)] for axis in axes]
+    return [canonical("+".join(filter(None, chosen)) or EAGER) for chosen in product(*choices)]
 
 
 def ingredients(name: str) -> list[str]:

@@ -1,14 +1,25 @@
-"""Where in a TOML file a key or value stands: the standard parser tells lines of wrong syntax only."""
+"""Where in a TOML file keys and values stand: the standard parser tells lines of wrong syntax only."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+import tomllib
 
 Location = tuple[str | int, ...]
 
-_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
-_KEY = re.compile(r"""^\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
+# Comments and strings are matched whole, so that nothing inside them is taken for structure.
+_TOKEN = re.compile(
+    r'''
+    (?P<blank> [ \t\r]+ | \#[^\n]* )
+    | """ (?: \\. | [^\\] )*? "{3,5}
+    | \'\'\' .*? \'{3,5}
+    | " (?: \\. | [^"\\] )* "
+    | ' [^']* '
+    | [\[\]{}=,.\n]
+    | [^\s\[\]{}=,."'\#]+
+    ''',
+    re.VERBOSE | re.DOTALL,
+)
 
 
 class Lines:
@@ -19,53 +30,106 @@ class Lines:
     """
 
     def __init__(self, text: str) -> None:
-        self._lines = text.splitlines()
-        self._known: dict[Location, int] = {}
-        tables: defaultdict[Location, int] = defaultdict(lambda: -1)
-        prefix: Location = ()
-        for number, line in enumerate(self._lines, start=1):
-            if header := _HEADER.match(line):
-                name = self._within_arrays(_parts(header[2]), tables)
-                if header[1] == "[[":
-                    tables[name] += 1
-                    name = (*name, tables[name])
-                prefix = name
-                self._known.setdefault(prefix, number)
-            elif key := _KEY.match(line):
-                path = prefix + _parts(key[1])
-                self._known.setdefault(path, number)
+        self._lines: dict[Location, int] = {}
+        self._tokens: list[tuple[str, int]] = []
+        line = 1
+        for match in _TOKEN.finditer(text):
+            if match["blank"] is None:
+                self._tokens.append((match[0], line))
+            line += match[0].count("\n")
+        self._tokens.append(("", line))
+        self._at = 0
+        self._document()
 
-    @staticmethod
-    def _within_arrays(name: Location, tables: dict[Location, int]) -> Location:
-        """``[override.settings]`` belongs to the newest ``[[override]]``."""
-        path: Location = ()
-        for position, part in enumerate(name):
-            path = (*path, part)
-            if position < len(name) - 1 and path in tables:
-                path = (*path, tables[path])
-        return path
-
-    def find(self, location: Location, value: object = None) -> int | None:
-        """The line (from 1) of a location, or of the nearest table around it.
-
-        Args:
-            location: keys and indices from the top of the document.
-            value: where given, the line below the key on which this string stands (arrays over several lines).
-        """
+    def find(self, location: Location) -> int | None:
+        """The line (from 1) of a key or array element, or of the nearest table or array around it."""
         for length in range(len(location), 0, -1):
-            line = self._known.get(location[:length])
-            if line is not None:
-                return self._line_of(value, line) if isinstance(value, str) else line
+            if location[:length] in self._lines:
+                return self._lines[location[:length]]
         return None
 
-    def _line_of(self, value: str, start: int) -> int:
-        following = sorted(line for line in self._known.values() if line > start)
-        end = following[0] if following else len(self._lines) + 1
-        for number in range(start, end):
-            if f'"{value}"' in self._lines[number - 1] or f"'{value}'" in self._lines[number - 1]:
-                return number
-        return start
+    def _document(self) -> None:
+        table: Location = ()
+        newest: dict[Location, int] = {}
+        while self._peek(over_lines=True):
+            if self._peek() == "[":
+                table = self._header(newest)
+            else:
+                self._pair(table)
+
+    def _header(self, newest: dict[Location, int]) -> Location:
+        """``[a.b]``, or ``[[a.b]]``; ``a`` means the newest table of an array ``[[a]]``."""
+        self._take()
+        is_array = self._peek() == "["
+        if is_array:
+            self._take()
+        line, parts = self._key()
+        path: Location = ()
+        for part in parts[:-1]:
+            path = (*path, part)
+            self._lines.setdefault(path, line)
+            path = (*path, newest[path]) if path in newest else path
+        path = (*path, parts[-1])
+        if is_array:
+            self._take()
+            self._lines.setdefault(path, line)
+            newest[path] = newest.get(path, -1) + 1
+            path = (*path, newest[path])
+        self._take()
+        self._lines[path] = line
+        return path
+
+    def _pair(self, table: Location) -> None:
+        line, parts = self._key()
+        for length in range(1, len(parts) + 1):
+            self._lines.setdefault(table + parts[:length], line)
+        self._take()  # =
+        self._value(table + parts)
+
+    def _key(self) -> tuple[int, Location]:
+        line = self._tokens[self._at][1]
+        parts = [_plain(self._take())]
+        while self._peek() == ".":
+            self._take()
+            parts.append(_plain(self._take()))
+        return line, tuple(parts)
+
+    def _value(self, location: Location) -> None:
+        opening = self._take()
+        if opening == "[":
+            self._array(location)
+        elif opening == "{":
+            while self._peek(over_lines=True) != "}":
+                if self._peek() == ",":
+                    self._take()
+                else:
+                    self._pair(location)
+            self._take()
+        else:  # of a number or a date, which may be several tokens
+            while self._peek() not in ("\n", ",", "]", "}", ""):
+                self._take()
+
+    def _array(self, location: Location) -> None:
+        index = 0
+        while (token := self._peek(over_lines=True)) != "]":
+            if token == ",":
+                self._take()
+                index += 1
+            else:
+                self._lines[*location, index] = self._tokens[self._at][1]
+                self._value((*location, index))
+        self._take()
+
+    def _peek(self, over_lines: bool = False) -> str:
+        while over_lines and self._tokens[self._at][0] == "\n":
+            self._at += 1
+        return self._tokens[self._at][0]
+
+    def _take(self) -> str:
+        self._at += 1
+        return self._tokens[self._at - 1][0]
 
 
-def _parts(key: str) -> Location:
-    return tuple(part.strip().strip("\"'") for part in key.split("."))
+def _plain(key: str) -> str:
+    """A key without its quotes and escapes."""
+    return str(tomllib.loads(f"key = {key}")["key"]) if key[0] in "\"'" else key

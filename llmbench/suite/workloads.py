@@ -84,7 +84,7 @@ _GPT_SIZES = {
 
 # base and large: Devlin et al. 2019; tiny (here with more heads) and small: Turc et al. 2019.
 _BERT_SIZES = {
-    "tiny": Size(_bert(1024, 128, 2, 4, 128), _text(8, 128, 4e-3)),
+    "tiny": Size(_bert(1024, 128, 2, 4, 128), _text(8, 128, 1.5e-3)),
     "small": Size(_bert(8192, 128, 4, 8, 512), _text(16, 128, 1e-3)),
     "base": Size(_bert(30522, 512, 12, 12, 768), _text(16, 512, 1e-4)),
     "large": Size(_bert(30522, 512, 24, 16, 1024), _text(8, 512, 1e-4)),
@@ -113,7 +113,7 @@ FAMILIES: dict[str, Family] = {
             "tokens/s",
             "bpe",
             {
-                name: Size(size.model, size.settings | {"learning_rate": 10 * size.settings["learning_rate"]})
+                name: Size(size.model, size.settings | {"learning_rate": 2.5 * size.settings["learning_rate"]})
                 for name, size in _GPT_SIZES.items()
             },
         ),
@@ -132,4 +132,4 @@ def workload(name: str) -> Workload:
     try:
         return WORKLOADS[name]
     except KeyError:
-        raise UserError(f"unknown workload {name!r}", nearest(name, [*WORKLOADS, *FAMILIES])) from None
+        raise UserError(f"unknown workload {name!r}", nearest(name, WORKLOADS)) from None

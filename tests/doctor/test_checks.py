@@ -145,8 +145,10 @@ def test_deleted_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    diagnosis = diagnose(only=["environment", "storage", "python"])
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    diagnosis = diagnose()
     assert [check.id for check, _ in diagnosis.of("fail", "incomplete")] == ["environment.folder"]
+    assert [f.evidence for f in findings(diagnosis, "torch.import")] == ["needs environment.folder"]
     assert [f.evidence for f in findings(diagnosis, "storage.disk")] == ["needs environment.folder"]
 
 

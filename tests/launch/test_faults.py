@@ -35,7 +35,9 @@ def _provoke(
 
 
 def test_raises(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
-    path = suite('workloads = ["regression-linear"]\nmodes = ["compile", "eager"]\nsettings = {steps = 20, threads = 1}')
+    path = suite(
+        'workloads = ["regression-linear"]\nmodes = ["compile", "eager"]\nsettings = {steps = 20, threads = 1}'
+    )
     # A compiler that fails whatever it is asked: torch.compile really raises.
     done = llmbench("run", path, "--out", tmp_path / "r", CXX="/bin/false", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "i"))
     assert done.returncode == 3
@@ -92,9 +94,7 @@ def test_slow_case_tells_where_it_was(llmbench: Command, suite: Callable[..., Pa
     assert "last seen at" in error.message  # the innermost frame of the stack that it was asked for
 
 
-def test_server_dies(
-    started: Callable[..., subprocess.Popen[str]], suite: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_server_dies(started: Callable[..., subprocess.Popen[str]], suite: Callable[..., Path], tmp_path: Path) -> None:
     def kill_server(worker: int) -> None:
         os.kill(int(Path(f"/proc/{worker}/stat").read_text().split()[3]), signal.SIGKILL)
 
@@ -119,7 +119,9 @@ def test_loss_that_is_not_finite_is_invalid(llmbench: Command, suite: Callable[.
 def test_without_a_compiler_compiled_cases_are_skipped(
     llmbench: Command, suite: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = suite('workloads = ["regression-linear"]\nmodes = ["eager", "compile"]\nsettings = {steps = 20, threads = 1}')
+    path = suite(
+        'workloads = ["regression-linear"]\nmodes = ["eager", "compile"]\nsettings = {steps = 20, threads = 1}'
+    )
     done = llmbench("run", path, "--out", tmp_path / "r", PATH=str(Path(sys.executable).parent))
     assert done.returncode == 0, done.stderr
     record = records_of(tmp_path / "r")["regression-linear/compile/ws1"]
@@ -135,7 +137,9 @@ def _memory_cgroup() -> Path | None:
 
 @pytest.mark.cgroup
 @pytest.mark.skipif(_memory_cgroup() is None, reason="needs root and a memory cgroup of version 1")
-def test_killed_by_the_kernel_for_memory(environment: dict[str, str], suite: Callable[..., Path], tmp_path: Path) -> None:
+def test_killed_by_the_kernel_for_memory(
+    environment: dict[str, str], suite: Callable[..., Path], tmp_path: Path
+) -> None:
     group = _memory_cgroup() / f"llmbench-test-{os.getpid()}"
     group.mkdir()
     try:
@@ -143,8 +147,8 @@ def test_killed_by_the_kernel_for_memory(environment: dict[str, str], suite: Cal
         # 32 steps of 100 000 × 64 floats: 0.8 GB beside torch.
         text = BAD_FIRST.replace("steps = 5_000_000, micro_batch_size = 1", "steps = 32, micro_batch_size = 100_000")
         done = subprocess.run(
-            ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
-            + [sys.executable, "-m", "llmbench", "run", str(suite(text)), "--out", str(tmp_path / "r")],
+            ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", sys.executable, "-m", "llmbench"]
+            + ["run", str(suite(text)), "--out", str(tmp_path / "r")],  # noqa: RUF005
             env=environment,
             capture_output=True,
             text=True,

@@ -93,7 +93,9 @@ def test_losses_are_bitwise_the_same(llmbench: Command, suite: Callable[..., Pat
 
 def test_resume_runs_only_what_failed(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "r"
-    path = suite('workloads = ["regression-linear"]\nmodes = ["eager", "compile"]\nsettings = {steps = 20, threads = 1}')
+    path = suite(
+        'workloads = ["regression-linear"]\nmodes = ["eager", "compile"]\nsettings = {steps = 20, threads = 1}'
+    )
     empty = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "i")}
     assert llmbench("run", path, "--out", out, CXX="/bin/false", **empty).returncode == 3
     done = llmbench("run", "--resume", out, PATH="/nonexistent", **empty)

@@ -6,13 +6,13 @@ import csv
 import io
 import json
 
-import factory
 import pytest
 from test_doctor_page import document  # noqa: F401 (a fixture)
 from test_run_page import HOSTILE
 
 from llmbench.report import doctor_page, write_run_report
 from llmbench.results.schema import Record
+from tests import factory
 
 pytestmark = pytest.mark.browser
 

@@ -1,4 +1,3 @@
-import factory
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -7,6 +6,7 @@ from llmbench.cli.report import report
 from llmbench.errors import UserError
 from llmbench.report import run_page
 from llmbench.results.store import RunFolder
+from tests import factory
 
 app = typer.Typer()
 app.command()(report)

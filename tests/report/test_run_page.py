@@ -9,7 +9,6 @@ import math
 import random
 import re
 
-import factory
 import pytest
 from html_reader import Page
 
@@ -17,6 +16,7 @@ from llmbench.errors import UserError
 from llmbench.report import run_page, write_run_report
 from llmbench.results.schema import Energy, Error, Parity, Record, Run, Series, Throughput
 from llmbench.results.store import RunFolder
+from tests import factory
 
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\u202e\x1b[31m&amp;{{ 7*7 }}"
 

@@ -1,6 +1,5 @@
 import math
 
-import factory
 import pytest
 
 from llmbench.report.palette import ink
@@ -9,6 +8,7 @@ from llmbench.report.run.matrix import matrix
 from llmbench.report.run.speedup import Speedup, geometric_mean, headline
 from llmbench.results.schema import Throughput
 from llmbench.results.store import RunFolder
+from tests import factory
 
 
 def speeds(tmp_path, values, unit="tokens/s"):

@@ -96,7 +96,7 @@ def _sizes(files: list[list[Any]]) -> str:
     return f"{name} has {size:,} bytes; its installer recorded {recorded:,}{others}"
 
 
-@check("torch.import", "torch imports", deadline=90, needs=("torch.files",))
+@check("torch.import", "torch imports", deadline=90, needs=("environment.folder", "torch.files"))
 def import_(context: Context) -> Iterator[Finding]:
     """Keeps what torch says of itself as fact ``torch``."""
     outcome = context.probe("torch_import")
@@ -184,6 +184,10 @@ _IMPORT_CAUSES = (
 )
 
 _SIGNAL_CAUSES = {
+    "SIGSEGV": (
+        "a compiled library that torch loads crashes: it was replaced, or fits to another version or machine",
+        "unset LD_LIBRARY_PATH and LD_PRELOAD; if it stays, reinstall torch in a fresh environment",
+    ),
     "SIGILL": (
         "this CPU, or what a virtual machine shows of it, lacks instructions that this build of torch uses",
         "give the virtual machine the host's CPU model (host-passthrough), or build torch from source here",

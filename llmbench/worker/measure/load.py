@@ -19,14 +19,15 @@ class LoadMeter:
         ``others_cpu_seconds`` (other processes), ``steal_seconds`` (taken by the hypervisor); None if not readable.
         """
         end = _counters()
-        change = {
-            name: None if end[name] is None or before is None else end[name] - before
-            for name, before in self._begin.items()
-        }
+        change = {name: _difference(end[name], before) for name, before in self._begin.items()}
         busy = change.pop("busy_seconds")
         own = change["cpu_seconds"] or 0.0
         change["others_cpu_seconds"] = None if busy is None else max(0.0, busy - own)
         return change
+
+
+def _difference(end: float | None, begin: float | None) -> float | None:
+    return None if end is None or begin is None else end - begin
 
 
 def _counters() -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -11,9 +12,10 @@ from llmbench.worker.device import Device
 from llmbench.worker.events import Events
 
 NVIDIA = "https://www.nvidia.com/en-us/data-center"
-# Dense TFLOP/s without sparsity, by a part of the device's name, the more particular first.
+# Dense TFLOP/s without sparsity, by whole words of the device's name, the more particular first.
 # fp32 is CUDA-core arithmetic: torch does not use TF32 for it by default.
 DATA_SHEET: list[tuple[str, dict[str, float], str]] = [
+    ("H200 NVL", {"fp32": 60.0, "bf16": 835.5}, f"{NVIDIA}/h200 (NVL)"),
     ("H200", {"fp32": 67.0, "bf16": 989.4}, f"{NVIDIA}/h200 (SXM)"),
     ("H100 PCIe", {"fp32": 51.0, "bf16": 756.0}, f"{NVIDIA}/h100 (PCIe)"),
     ("H100 80GB HBM3", {"fp32": 67.0, "bf16": 989.4}, f"{NVIDIA}/h100 (SXM)"),
@@ -22,7 +24,8 @@ DATA_SHEET: list[tuple[str, dict[str, float], str]] = [
     ("L4", {"fp32": 30.3, "bf16": 121.0}, f"{NVIDIA}/l4"),
     ("A10G", {"fp32": 31.5, "bf16": 70.0}, "AWS g5 instance description"),
     ("A10", {"fp32": 31.2, "bf16": 125.0}, f"{NVIDIA}/products/a10-gpu"),
-    ("V100", {"fp32": 15.7}, f"{NVIDIA}/v100 (SXM2)"),
+    ("V100-SXM2", {"fp32": 15.7}, f"{NVIDIA}/v100 (SXM2)"),
+    ("V100-PCIE", {"fp32": 14.0}, f"{NVIDIA}/v100 (PCIe)"),
     ("T4", {"fp32": 8.1}, f"{NVIDIA}/tesla-t4"),
 ]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -31,7 +34,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def data_sheet(device_name: str, dtype: str) -> dict[str, Any] | None:
     """The published peak of a device by name; None for one that is not in the table, whose MFU nobody can know."""
     for part, peaks, source in DATA_SHEET:
-        if part in device_name:
+        if re.search(rf"\b{part}\b", device_name):
             return {"tflops": peaks[dtype], "source": source} if dtype in peaks else None
     return None
 

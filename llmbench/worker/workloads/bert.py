@@ -27,12 +27,9 @@ class BertMLM:
         # Words only: an id that is no special token, to replace a word by another.
         self._words_W = torch.tensor([i for i in range(data["vocab_size"]) if i not in self.special.values()])
         count = config["eval_batches"] * config["micro_batch_size"]
-        valid_N = tokens.read(data["valid"])
-        count = min(count, len(valid_N) // self._words)
         # Fixed masks: every mode is asked the same questions.
-        self.eval_batch = self._examples(
-            valid_N, count, torch.Generator().manual_seed(config["seed"] + 2), random=False
-        )
+        generator = torch.Generator().manual_seed(config["seed"] + 2)
+        self.eval_batch = self._examples(tokens.read(data["valid"]), count, generator, random=False)
 
     @property
     def _words(self) -> int:

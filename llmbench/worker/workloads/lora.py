@@ -40,7 +40,7 @@ class GPTLoRA(GPTLanguageModel):
     def proofs(self, model: nn.Module) -> tuple[dict[str, Any], list[str]]:
         """Frozen weights are bitwise what they were, and merging the updates into them gives the same logits."""
         after = _hashes(model)
-        changed = [name for name, value in self._before.items() if after[name] != value]
+        changed = [name for name, value in self._before.items() if after.get(name) != value]
         difference = self._merge_difference(model)
         facts = {
             "trainable_fraction": trainable_fraction(model),

@@ -145,10 +145,10 @@ def _plan(cases: list[Case], as_json: bool) -> None:
 
 def _start(request: Any, as_json: bool, kind: ProgressKind) -> int:
     from llmbench.cli.progress import progress_of
-    from llmbench.launch.session import start
+    from llmbench.launch.session import preload, start
     from llmbench.launch.target import Target
 
-    with progress_of(kind) as progress, Target(request.python) as target:
+    with progress_of(kind) as progress, Target(request.python, preload(request.cases)) as target:
         session = start(request, target, progress)
         code = _execute(session)
     return _finish(session.folder, code, as_json)
@@ -156,13 +156,15 @@ def _start(request: Any, as_json: bool, kind: ProgressKind) -> int:
 
 def _resume(path: Path, as_json: bool, kind: ProgressKind) -> int:
     from llmbench.cli.progress import progress_of
-    from llmbench.launch.session import resume
+    from llmbench.launch.session import preload, resume
     from llmbench.launch.target import Target
     from llmbench.results.store import RunFolder
+    from llmbench.suite.cases import from_plan
 
     folder = RunFolder(path)
     run_ = folder.read_run()
-    with progress_of(kind) as progress, Target(run_.python) as target:
+    cases = [from_plan(planned) for planned in run_.cases]
+    with progress_of(kind) as progress, Target(run_.python, preload(cases)) as target:
         session = resume(folder, run_, target, progress)
         code = _execute(session)
     return _finish(session.folder, code, as_json)

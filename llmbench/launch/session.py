@@ -154,6 +154,11 @@ class Session:
             self._reference[case.workload] = (case, record, series)
 
 
+def preload(cases: Sequence[Case]) -> list[str]:
+    """Modules whose import the fresh processes of these cases would each pay for (one and a half seconds of inductor)."""
+    return ["torch._inductor.compile_fx"] if any("compile" in ingredients(case.mode) for case in cases) else []
+
+
 def start(request: Request, target: Target, progress: Progress) -> Session:
     """Prepares a new run: data, machine, folder.
 

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,12 @@ class Target:
 
     Args:
         python: the interpreter. llmbench need not be installed there.
+        preload: modules that its server imports beside torch, once for all jobs.
     """
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, preload: Sequence[str] = ()) -> None:
         self.python = python
+        self._preload = preload
         self._log = tempfile.NamedTemporaryFile(prefix="llmbench-server-", suffix=".log")  # noqa: SIM115
         self.hello: dict[str, Any] = {}
         self._process: subprocess.Popen[str] | None = None
@@ -158,7 +160,7 @@ class Target:
         self.hello = {}
         try:
             self._process = subprocess.Popen(
-                [self.python, str(PACKAGE / "worker" / "start.py")],
+                [self.python, str(PACKAGE / "worker" / "start.py"), *self._preload],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

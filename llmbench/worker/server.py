@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import signal
 import sys
 import time
+import traceback
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -31,7 +33,7 @@ class Channel:
 
 
 def serve() -> None:
-    """Runs the jobs of stdin, one at a time, until it closes."""
+    """Runs the jobs of stdin, one at a time, until it closes. Arguments: modules to import beside torch."""
     die_with(os.getppid())
     # Ctrl-C in a terminal reaches the whole process group; what to do about it is decided by the control side.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -48,13 +50,21 @@ def serve() -> None:
         torch=torch.__version__,
         seconds=time.perf_counter() - begin,
     )
-    import torch._dynamo
-
+    for name in sys.argv[1:]:
+        _preload(name)
     # Nothing allocated so far is ever freed: keep the collector from touching (and so copying) the shared pages.
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
         _run(json.loads(line), channel)
+
+
+def _preload(name: str) -> None:
+    """Imports once what every child would import; a child that needs it and cannot have it tells so itself."""
+    try:
+        importlib.import_module(name)
+    except Exception:
+        traceback.print_exc()
 
 
 def _run(job: dict[str, Any], channel: Channel) -> None:

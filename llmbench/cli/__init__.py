@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
+from typer.core import TyperGroup
 
 from llmbench import __version__
 from llmbench.cli.doctor import doctor
@@ -20,8 +20,25 @@ from llmbench.errors import UserError
 USAGE = 2
 INTERRUPTED = 130
 
+
+class Commands(TyperGroup):
+    """Ends as a shell expects it when somebody interrupts, or no longer listens."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("llmbench: interrupted", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader (head, less) has gone, and the interpreter shall not try to flush what is left either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(128 + signal.SIGPIPE) from None
+
+
 app = typer.Typer(
     name="llmbench",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -56,26 +73,17 @@ def main() -> None:
     """Entry point. Faults of user, machine or input end in a line and an exit code, never in a traceback."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments  # wherever it stands: who needs it appends it to the command that failed
-    sys.exit(_main([argument for argument in arguments if argument != "--debug"], debug))
-
-
-def _main(arguments: list[str], debug: bool) -> int:
     try:
-        return app(arguments, standalone_mode=False) or 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        print("llmbench: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        app([argument for argument in arguments if argument != "--debug"])
     except UserError as error:
         if debug:
             raise
         print(f"llmbench: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)
-        return USAGE
-    except BrokenPipeError:
-        # The reader (head, less) has gone: nothing more to say, and the interpreter shall not try to flush either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + signal.SIGPIPE
+        sys.exit(USAGE)
+    except OSError as error:  # a full disk, a folder that vanished: a fault of the machine
+        if debug:
+            raise
+        print(f"llmbench: {error}", file=sys.stderr)
+        sys.exit(USAGE)

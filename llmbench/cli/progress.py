@@ -107,7 +107,6 @@ class Live(Quiet):
         from rich.live import Live as RichLive
 
         self._console = Console(file=stream, highlight=False, force_terminal=True)
-        self._live = RichLive(console=self._console, auto_refresh=False, transient=True, get_renderable=self._render)
         self._recent: deque[str] = deque(maxlen=RECENT)
         self._counts: Counter[str] = Counter()
         self._message = ""
@@ -117,6 +116,7 @@ class Live(Quiet):
         self._began = self._case_began = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._redraw, daemon=True)
+        self._live = RichLive(console=self._console, auto_refresh=False, transient=True, get_renderable=self._render)
 
     def __enter__(self) -> Live:
         self._live.start()
@@ -132,7 +132,6 @@ class Live(Quiet):
 
     def preparing(self, message: str) -> None:
         self._message = message
-        self._live.refresh()
 
     def started(self, number: int, total: int, case: Case) -> None:
         self._message = ""
@@ -141,13 +140,13 @@ class Live(Quiet):
 
     def phase(self, name: str) -> None:
         self._phase = name
-        self._live.refresh()
+        if name == TIMED:
+            self._live.refresh()  # the last time before the rest
 
     def finished(self, number: int, total: int, record: Record) -> None:
         self._recent.append(case_line(number, total, record))
         self._counts[status_word(record.status)] += 1
-        self._now = ""
-        self._live.refresh()
+        self._now = self._phase = ""
 
     def _redraw(self) -> None:
         while not self._over.wait(REDRAW_SECONDS):

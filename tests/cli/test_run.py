@@ -116,7 +116,7 @@ def test_mistakes(llmbench: Command, arguments: list[str], names: tuple[str, ...
 def test_data_mistakes(llmbench: Command, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 9)
-    (tmp_path / "short.txt").write_text("Only a few words.")
+    (tmp_path / "short.txt").write_text("Only a few words, again and again. " * 30)
     for name, names in (
         ("empty.txt", ("empty.txt", "empty")),
         ("latin.txt", ("latin.txt", "3")),

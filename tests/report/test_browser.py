@@ -126,6 +126,14 @@ def test_a_deep_link_opens_the_case(smoke, open_page):
     assert opened.messages == []
 
 
+def test_the_script_opens_the_case_where_the_browser_would_not(smoke, open_page):
+    page = open_page(smoke[1]).page
+    page.evaluate(
+        "history.replaceState(null, '', '#gpt-tiny/eager/ws1'); dispatchEvent(new HashChangeEvent('hashchange'))"
+    )
+    assert page.locator("[id='gpt-tiny/eager/ws1']").is_visible()
+
+
 def test_a_click_in_the_matrix_opens_the_case(smoke, open_page):
     page = open_page(smoke[1]).page
     page.locator("table.matrix a", has_text="invalid").click()

@@ -148,7 +148,7 @@ def test_no_workloads_at_all(suite: Callable[..., Path]) -> None:
     ("text", "where"),
     [
         ("workloads = ['gpt-tiny'\nmodes = 3", "line 2"),
-        ("workloads = ['gpt-tiny']\nworkloads = []", "line 2"),
+        ("workloads = ['gpt-tiny']\nworkloads = []\n", "line 2"),
         (f"x = {'[' * 5000}", "recursion"),
         (f"x = {'9' * 5000}", "digits"),
     ],

@@ -31,7 +31,7 @@ DOCUMENTS: dict[str, tuple[str, Location]] = {
     "a dotted key": ("a.b = 1\na.c = 2 #!\n", ("a", "c")),
     "what a dotted key makes": ("x = 0\na.b = 1 #!\na.c = 2\n", ("a",)),
     "a dotted key with spaces and quotes": ("a . \"b\" . 'c' = 1 #!\n", ("a", "b", "c")),
-    "a key that needs quotes": ("'b c' = 1\n\"[b].c = \\\"\" = 2 #!\n", ('[b].c = "',)),
+    "a key that needs quotes": ('\'b c\' = 1\n"[b].c = \\"" = 2 #!\n', ('[b].c = "',)),
     "a key in an inline table": ("x = 0\na = { b = 1, c.d = { e = 2 } } #!\n", ("a", "c", "d", "e")),
     "a key in an inline table of an array": ("a = [\n  { b = 1 },\n  { b = 2 }, #!\n]\n", ("a", 1, "b")),
     "a key after a text of several lines": ('a = """\n[t]\nb = 1\n"""\nb = 2 #!\n', ("b",)),

@@ -72,7 +72,7 @@ def _killed(case: Case, outcome: Outcome) -> tuple[Status, Error]:
 
 def _smaller(case: Case) -> str:
     half = case.config["micro_batch_size"] // 2
-    return f"--set micro_batch_size={half}, a smaller size, or more memory" if half else "a smaller size, or more memory"
+    return (f"--set micro_batch_size={half}, " if half else "") + "a smaller size, or more memory"
 
 
 def _where(outcome: Outcome) -> str:

@@ -112,7 +112,7 @@ def _judged(record: Record, wrong: list[str]) -> Record:
     if not record.loss.learned:
         return _invalid(record, "the loss did not fall", "more steps, or another --set learning_rate=…")
     if wrong:
-        return _invalid(record, "; ".join(wrong), None)
+        return _invalid(record, "; ".join(wrong), "torch computes wrongly here, or llmbench does: `llmbench doctor`")
     return record
 
 

@@ -155,7 +155,7 @@ class Session:
 
 
 def preload(cases: Sequence[Case]) -> list[str]:
-    """Modules whose import the fresh processes of these cases would each pay for (one and a half seconds of inductor)."""
+    """Modules that each of these cases would have to import for itself: inductor takes longer than a small case."""
     return ["torch._inductor.compile_fx"] if any("compile" in ingredients(case.mode) for case in cases) else []
 
 

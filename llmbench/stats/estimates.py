@@ -20,7 +20,8 @@ _T: tuple[float, ...] = (
 def step_seconds(seconds: Sequence[float]) -> StepSeconds:
     """Summary of the timed steps.
 
-    The interval is of the mean, from the means of up to 20 consecutive blocks (batch means: Law and Carson 1979). Neighbouring steps are alike (clocks, other load), so single steps would give too narrow a one.
+    The interval is of the mean, from the means of up to 20 consecutive blocks (batch means: Law and Carson 1979).
+    Neighbouring steps are alike (clocks, other load), so single steps would give too narrow a one.
 
     Args:
         seconds: of each step of the window, two or more.

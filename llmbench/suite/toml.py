@@ -111,8 +111,8 @@ class Lines:
 
     def _array(self, location: Location) -> None:
         index = 0
-        while (token := self._peek(over_lines=True)) != "]":
-            if token == ",":
+        while self._peek(over_lines=True) != "]":
+            if self._peek() == ",":
                 self._take()
                 index += 1
             else:

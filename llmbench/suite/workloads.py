@@ -112,10 +112,7 @@ FAMILIES: dict[str, Family] = {
             "GPT-2 trained on one text, adapted to another by low-rank updates",
             "tokens/s",
             "bpe",
-            {
-                name: Size(size.model, size.settings | {"learning_rate": 2.5 * size.settings["learning_rate"]})
-                for name, size in _GPT_SIZES.items()
-            },
+            _GPT_SIZES,
         ),
     )
 }

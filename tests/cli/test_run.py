@@ -120,7 +120,7 @@ def test_data_mistakes(llmbench: Command, tmp_path: Path) -> None:
     for name, names in (
         ("empty.txt", ("empty.txt", "empty")),
         ("latin.txt", ("latin.txt", "3")),
-        ("short.txt", ("short.txt", "token")),
+        ("short.txt", ("short has", "token", "--set micro_batch_size")),
     ):
         _usage_error(llmbench, "smoke", "--data", tmp_path / name, "--out", tmp_path / "r", names=names)
         assert not (tmp_path / "r").exists()

@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from html_reader import Page
 from test_run_page import HOSTILE, pills
 
 from llmbench.report import doctor_page
+from tests.report.html_reader import Page
 
 
 def finding(verdict, evidence, **more):

@@ -10,13 +10,13 @@ import random
 import re
 
 import pytest
-from html_reader import Page
 
 from llmbench.errors import UserError
 from llmbench.report import run_page, write_run_report
 from llmbench.results.schema import Energy, Error, Parity, Record, Run, Series, Throughput
 from llmbench.results.store import RunFolder
 from tests import factory
+from tests.report.html_reader import Page
 
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\u202e\x1b[31m&amp;{{ 7*7 }}"
 

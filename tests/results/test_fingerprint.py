@@ -30,8 +30,8 @@ def test_it_holds_host_interpreter_and_variables(monkeypatch: pytest.MonkeyPatch
     assert "SOMETHING_ELSE" not in found["variables"]
     host = found["host"]
     assert all(isinstance(host[name], str) and host[name] for name in ("name", "os", "kernel", "machine", "cpu"))
-    assert 1 <= host["cpus_usable"]
-    assert 1 <= host["cores"]
+    assert host["cpus_usable"] >= 1
+    assert host["cores"] >= 1
     assert host["memory_bytes"] > 2**20
     assert json.loads(json.dumps(found)) == found
 
@@ -84,7 +84,8 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
-def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
+def test_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))  # the folder of tests may lie in a checkout
     assert git_state(tmp_path) is None
     assert git_state(tmp_path / "gone") is None
     git(tmp_path, "init", "-q")

@@ -218,7 +218,7 @@ def test_a_series_that_is_no_series(folder: RunFolder) -> None:
     full, series = ok_record(EAGER)
     full.series = folder.write_series(full.case, series)
     (folder.path / full.series).write_bytes(b"\xff")
-    with pytest.raises(UserError, match="gpt-tiny__eager__ws1.json: document: Invalid JSON"):
+    with pytest.raises(UserError, match=r"gpt-tiny__eager__ws1\.json: document: Invalid JSON"):
         folder.read_series(full)
 
 

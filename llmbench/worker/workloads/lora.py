@@ -55,8 +55,9 @@ class GPTLoRA(GPTLanguageModel):
     @torch.no_grad()
     def _merge_difference(self, model: nn.Module) -> float:
         tokens_BT = self.eval_CL[:1, :-1].to(next(model.parameters()).device)
-        adapted_BTV = model(tokens_BT)
-        merged_BTV = merge_lora(copy.deepcopy(model))(tokens_BT)
+        words = self.model_config.vocab_size  # the constant logits of the padding are so large that they hide the rest
+        adapted_BTV = model(tokens_BT)[..., :words]
+        merged_BTV = merge_lora(copy.deepcopy(model))(tokens_BT)[..., :words]
         return _relative(merged_BTV, adapted_BTV)
 
 

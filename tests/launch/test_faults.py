@@ -145,7 +145,7 @@ def test_killed_by_the_kernel_for_memory(
     try:
         (group / "memory.limit_in_bytes").write_text(str(900 * 2**20))
         # 32 steps of 100 000 × 64 floats: 0.8 GB beside torch.
-        text = BAD_FIRST.replace("steps = 5_000_000, micro_batch_size = 1", "steps = 32, micro_batch_size = 100_000")
+        text = BAD_FIRST.replace("steps = 500_000, micro_batch_size = 1", "steps = 32, micro_batch_size = 100_000")
         command = [sys.executable, "-m", "llmbench", "run", str(suite(text)), "--out", str(tmp_path / "r")]
         done = subprocess.run(
             ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *command],

@@ -7,8 +7,8 @@ import io
 import json
 
 import pytest
-from test_doctor_page import document  # noqa: F401 (a fixture)
-from test_run_page import HOSTILE
+from tests.report.test_doctor_page import document  # noqa: F401 (a fixture)
+from tests.report.test_run_page import HOSTILE
 
 from llmbench.report import doctor_page, write_run_report
 from llmbench.results.schema import Record

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from test_run_page import HOSTILE, pills
+from tests.report.test_run_page import HOSTILE, pills
 
 from llmbench.report import doctor_page
 from tests.report.html_reader import Page

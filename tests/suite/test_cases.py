@@ -111,7 +111,7 @@ def test_an_override_may_name_a_mode_that_only_an_include_or_the_command_line_br
 
 
 def test_what_no_setting_says_the_size_decides(load: Load) -> None:
-    text = "workloads = ['gpt-tiny', 'gpt-small', 'lora-tiny']\n[settings]\nmicro_batch_size = 3\n"
+    text = "workloads = ['gpt-tiny', 'gpt-small', 'bert-tiny']\n[settings]\nmicro_batch_size = 3\n"
     cases = resolve(load(text))
     assert len({case.config["learning_rate"] for case in cases}) == 3
     for case in cases:

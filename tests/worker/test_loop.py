@@ -96,6 +96,11 @@ def test_a_case_that_gets_faster_and_faster_warms_up_for_a_quarter_of_its_steps(
     assert timed([TICK * 0.9**step for step in range(100)])[0].first_timed_step == 26
 
 
+@pytest.mark.parametrize(("fall", "first"), [(0.96, 7), (0.94, 26)])
+def test_warm_up_ends_where_three_steps_are_no_longer_5_percent_faster(fall: float, first: int) -> None:
+    assert timed([TICK * fall ** (step // 3) for step in range(100)])[0].first_timed_step == first
+
+
 def test_the_number_of_steps_does_not_depend_on_their_times() -> None:
     for seconds in ([TICK] * 40, [TICK * (40 - step) for step in range(40)], [TICK, 1e6] * 20):
         timing, steps, _ = timed(seconds)

@@ -77,7 +77,7 @@ def _smaller(case: Case) -> str:
 
 def _where(outcome: Outcome) -> str:
     """The innermost frame of the stack that the job wrote when it was asked or died."""
-    text = outcome.log.read_text(errors="replace") if outcome.log and outcome.log.exists() else ""
+    text = outcome.log_text()
     stacks = re.findall(r'most recent call first\):\n  File "(.+?)", line (\d+) in (\S+)', text)
     if not stacks:
         return "it left no stack"

@@ -184,7 +184,7 @@ def start(request: Request, target: Target, progress: Progress) -> Session:
             python=target.python,
             device=machine["device"],
             data=data.text.describe() | {"argument": request.data},
-            environment=fingerprint(machine),
+            environment=fingerprint(machine, target.environ),
             git=git_state(Path.cwd()),
             started_at=records.utc_now(),
         )
@@ -209,7 +209,7 @@ def resume(folder: RunFolder, run: Run, target: Target, progress: Progress) -> S
         )
     progress.preparing("importing torch")
     target.ready()
-    environment = fingerprint(describe(target, run.device, folder.path / "logs" / "preparation.log"))
+    environment = fingerprint(describe(target, run.device, folder.path / "logs" / "preparation.log"), target.environ)
     changed = differences(run.environment, environment)
     if changed:
         raise UserError(

@@ -10,8 +10,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Outcome:
         timed_out: the deadline passed and the job was killed.
         phase: the last one that the job entered.
         oom_killed: the kernel killed something for memory while the job ran.
+        log_begin: where the log of this job begins; an earlier attempt may have written before it.
     """
 
     result: dict[str, Any] | None = None
@@ -46,7 +47,13 @@ class Outcome:
     started: bool = False
     wall_seconds: float = 0.0
     log: Path | None = None
-    events: list[dict[str, Any]] = field(default_factory=list)
+    log_begin: int = 0
+
+    def log_text(self) -> str:
+        """What this job wrote to its log."""
+        if self.log is None or not self.log.exists():
+            return ""
+        return self.log.read_bytes()[self.log_begin :].decode("utf-8", errors="replace")
 
 
 class Target:
@@ -59,6 +66,7 @@ class Target:
 
     def __init__(self, python: str, preload: Sequence[str] = ()) -> None:
         self.python = python
+        self.environ = os.environ | patience(os.environ)
         self._preload = preload
         self._log = tempfile.NamedTemporaryFile(prefix="llmbench-server-", suffix=".log")  # noqa: SIM115
         self.hello: dict[str, Any] = {}
@@ -111,7 +119,7 @@ class Target:
             self._stop()
             self._start()
         self.ready()
-        outcome = Outcome(log=log)
+        outcome = Outcome(log=log, log_begin=log.stat().st_size if log.exists() else 0)
         begin = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="llmbench-") as folder, OomCounter() as oom:
             result = Path(folder) / "result.json"
@@ -164,6 +172,7 @@ class Target:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
+                env=self.environ,
                 text=True,
                 start_new_session=True,
             )
@@ -230,6 +239,15 @@ class Target:
         assert self._process is not None
         code = self._process.wait()
         return f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}; {self.last_words()}"
+
+
+def patience(environ: Mapping[str, str]) -> dict[str, str]:
+    """How long OpenMP threads spin before they sleep, where the user has not said it.
+
+    By default those of libgomp, which torch brings, spin for milliseconds: with another such program on the same
+    cores each step takes many times as long. See docs/measuring.md for what it costs and saves.
+    """
+    return {} if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environ.keys() else {"GOMP_SPINCOUNT": "20000"}
 
 
 def signal_name(number: int) -> str:

@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ from llmbench.results.redact import environment
 from llmbench.results.schema import Git
 
 
-def fingerprint(machine: dict[str, Any]) -> dict[str, Any]:
+def fingerprint(machine: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Facts of host, Python, torch, devices, packages and the variables that matter.
 
     Args:
         machine: what the interpreter under test tells of itself (``worker/measure/machine.py``).
+        environ: the variables of the processes that train.
     """
     return {
         "host": _host(),
         **{part: machine[part] for part in ("python", "torch", "devices", "packages")},
-        "variables": environment(os.environ),
+        "variables": environment(environ),
     }
 
 

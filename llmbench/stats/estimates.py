@@ -9,18 +9,15 @@ from statistics import fmean, median, stdev
 
 from llmbench.results.schema import Interval, StepSeconds
 
-MOST_BLOCKS = 20
-# Quantiles 0.975 of Student's t for 1 … 19 degrees of freedom.
-_T: tuple[float, ...] = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093),
-)
+MOST_BLOCKS = 10  # more are shorter, and then as alike as single steps: simulated, see docs/measuring.md
+# Quantiles 0.975 of Student's t for 1 … 9 degrees of freedom.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def step_seconds(seconds: Sequence[float]) -> StepSeconds:
     """Summary of the timed steps.
 
-    The interval is of the mean, from the means of up to 20 consecutive blocks (batch means: Law and Carson 1979).
+    The interval is of the mean, from the means of up to 10 consecutive blocks (batch means: Law and Carson 1979).
     Neighbouring steps are alike (clocks, other load), so single steps would give too narrow a one.
 
     Args:

@@ -43,6 +43,7 @@ def run_case(job: dict[str, Any], events: Events) -> dict[str, Any]:
     model = workload.build()
     batches = workload.stage(config["steps"])
     model = model.to(device.torch)
+    workload.before(model)
     model, context = apply(model, mode, device, config)
     trainer = _trainer(model, device.move(batches), config, context)
     device.synchronize()

@@ -149,6 +149,17 @@ def test_a_folder_that_cannot_be_written(llmbench: Command, suite: Callable[...,
     _usage_error(llmbench, suite(QUICK), "--out", locked / "r", names=("cannot write",))
 
 
+@pytest.mark.parametrize(
+    ("given", "seen"), [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_that_wait_do_not_spin_for_long_unless_the_user_says_so(
+    llmbench: Command, suite: Callable[..., Path], tmp_path: Path, given: dict[str, str], seen: str | None
+) -> None:
+    assert llmbench("run", suite(QUICK), "-w", "regression", "--out", tmp_path / "r", **given).returncode == 0
+    variables = json.loads((tmp_path / "r" / "run.json").read_text())["environment"]["variables"]
+    assert variables.get("GOMP_SPINCOUNT") == seen
+
+
 def test_secrets_stay_out_of_the_run(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     planted = "hf_planted0123456789abcdefABCDEF"
     done = llmbench(

@@ -7,12 +7,12 @@ import io
 import json
 
 import pytest
-from tests.report.test_doctor_page import document  # noqa: F401 (a fixture)
-from tests.report.test_run_page import HOSTILE
 
 from llmbench.report import doctor_page, write_run_report
 from llmbench.results.schema import Record
 from tests import factory
+from tests.report.test_doctor_page import document  # noqa: F401 (a fixture)
+from tests.report.test_run_page import HOSTILE
 
 pytestmark = pytest.mark.browser
 

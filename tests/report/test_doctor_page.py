@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from tests.report.test_run_page import HOSTILE, pills
 
 from llmbench.report import doctor_page
 from tests.report.html_reader import Page
+from tests.report.test_run_page import HOSTILE, pills
 
 
 def finding(verdict, evidence, **more):

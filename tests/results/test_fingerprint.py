@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ MACHINE: dict[str, Any] = {
 def test_it_holds_host_interpreter_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("SOMETHING_ELSE", "private")
-    found = fingerprint(MACHINE)
+    found = fingerprint(MACHINE, os.environ)
     assert {part: found[part] for part in ("python", "torch", "devices", "packages")} == {
         part: MACHINE[part] for part in ("python", "torch", "devices", "packages")
     }
@@ -39,13 +40,13 @@ def test_it_holds_host_interpreter_and_variables(monkeypatch: pytest.MonkeyPatch
 def test_no_secret_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_aBcDeFgHiJkLmNoPqRsT")
     monkeypatch.setenv("TORCH_HOME", "https://me:hunter22@example.org/x")
-    text = json.dumps(fingerprint(MACHINE))
+    text = json.dumps(fingerprint(MACHINE, os.environ))
     assert "hf_aBcDeFgHiJkLmNoPqRsT" not in text
     assert "hunter22" not in text
 
 
 def test_the_same_environment_has_no_differences() -> None:
-    assert differences(fingerprint(MACHINE), fingerprint(copy.deepcopy(MACHINE))) == []
+    assert differences(fingerprint(MACHINE, os.environ), fingerprint(copy.deepcopy(MACHINE), os.environ)) == []
     assert differences({}, {}) == []
 
 
@@ -61,7 +62,7 @@ def test_the_same_environment_has_no_differences() -> None:
 def test_what_matters_is_told(part: str, key: str, value: object, said: str) -> None:
     other = copy.deepcopy(MACHINE)
     other[part][key] = value
-    assert differences(fingerprint(MACHINE), fingerprint(other)) == [said]
+    assert differences(fingerprint(MACHINE, os.environ), fingerprint(other, os.environ)) == [said]
 
 
 def test_other_devices_are_told() -> None:

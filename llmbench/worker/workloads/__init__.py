@@ -20,6 +20,10 @@ class Workload(Protocol):
         """The batches of all steps, made before the clock runs: the tensors of a batch, each with a leading step."""
         ...
 
+    def before(self, model: nn.Module) -> None:
+        """Looks at the model on its device, before it is trained."""
+        ...
+
     def references(self) -> list[dict[str, Any]]:
         """Losses to hold the curve against: ``name``, ``value``, ``kind`` (baseline or floor)."""
         ...

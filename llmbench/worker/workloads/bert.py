@@ -78,6 +78,9 @@ class BertMLM:
         replaced_CK = torch.where((choice_CK >= MASKED) & (choice_CK < MASKED + RANDOM), random_CK, replaced_CK)
         return tokens_CT.scatter(1, positions_CK, replaced_CK), segments_CT, positions_CK, labels_CK
 
+    def before(self, model: nn.Module) -> None:
+        return
+
     def references(self) -> list[dict[str, Any]]:
         unigram = tokens.unigram_loss(self.train_N, self.eval_batch[3], self.model_config.vocab_size)
         return [{"name": "unigram", "value": unigram, "kind": "baseline"}]

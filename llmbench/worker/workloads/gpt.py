@@ -34,6 +34,9 @@ class GPTLanguageModel:
         windows_SBL = windows_CL.view(steps, batch, length + 1)
         return windows_SBL[..., :-1].contiguous(), windows_SBL[..., 1:].contiguous()
 
+    def before(self, model: nn.Module) -> None:
+        return
+
     def references(self) -> list[dict[str, Any]]:
         unigram = tokens.unigram_loss(self.train_N, self.eval_CL[:, 1:], self.model_config.vocab_size)
         references = [{"name": "unigram", "value": unigram, "kind": "baseline"}]

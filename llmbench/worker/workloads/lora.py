@@ -28,10 +28,12 @@ class GPTLoRA(GPTLanguageModel):
     def build(self) -> nn.Module:
         model = super().build()
         model.load_state_dict(torch.load(self.base, weights_only=True))
+        return apply_lora(model, rank=self.config["lora_rank"])
+
+    def before(self, model: nn.Module) -> None:
+        """The updates begin at zero, so what is judged here is the base."""
         self._base_loss, _ = self.evaluate(model)
-        model = apply_lora(model, rank=self.config["lora_rank"])
         self._before = _hashes(model)
-        return model
 
     def references(self) -> list[dict[str, Any]]:
         base = {"name": "base before adaptation", "value": self._base_loss, "kind": "baseline"}

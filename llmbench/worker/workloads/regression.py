@@ -40,6 +40,9 @@ class Regression:
         self._staged = (x_CI.view(steps, batch, -1), y_C1.view(steps, batch, 1))
         return self._staged
 
+    def before(self, model: nn.Module) -> None:
+        return
+
     def references(self) -> list[dict[str, Any]]:
         """The line through all training samples by the normal equations, judged on the held-out samples."""
         x_CI, y_C1 = (tensor.flatten(0, 1).double() for tensor in self._staged)

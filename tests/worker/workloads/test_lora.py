@@ -18,6 +18,7 @@ def adapted(data: dict[str, Any], base: str) -> tuple[GPTLoRA, nn.Module]:
     torch.manual_seed(0)
     workload = GPTLoRA(configuration("lora"), data | {"base": base})
     model = workload.build()
+    workload.before(model)
     for module in model.modules():
         if isinstance(module, LoRALinear):
             nn.init.normal_(module.B, std=0.3)
@@ -27,6 +28,7 @@ def adapted(data: dict[str, Any], base: str) -> tuple[GPTLoRA, nn.Module]:
 def test_it_starts_from_the_base(data: dict[str, Any], base: str) -> None:
     workload = GPTLoRA(configuration("lora"), data | {"base": base})
     model = workload.build()
+    workload.before(model)
     weights = torch.load(base, weights_only=True)
     assert torch.equal(model.blocks[0].attention.qkv.base.weight, weights["blocks.0.attention.qkv.weight"])
     assert torch.equal(model.token_embedding.weight, weights["token_embedding.weight"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,6 +106,14 @@ def suite(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What needs a compiler is skipped where there is none; in CI there must be one."""
+    if item.get_closest_marker("compiler"):
+        headers = Path(sysconfig.get_paths()["include"], "Python.h")
+        if not any(map(shutil.which, ("g++", "c++", "clang++"))) or not headers.exists():
+            (pytest.fail if os.environ.get("CI") else pytest.skip)("needs a C++ compiler and the headers of Python")
 
 
 def records_of(folder: Path) -> dict[str, Record]:

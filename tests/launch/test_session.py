@@ -91,6 +91,7 @@ def test_losses_are_bitwise_the_same(llmbench: Command, suite: Callable[..., Pat
         assert json.loads(one.read_text())["loss"] == json.loads(two.read_text())["loss"]
 
 
+@pytest.mark.compiler
 def test_resume_runs_only_what_failed(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "r"
     path = suite(

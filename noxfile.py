@@ -55,7 +55,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """On a CUDA machine, with the torch that is there: tests, doctor, and the reference suite."""
-    session.run("python", "-m", "pytest", "-m", "gpu")
+    session.run("python", "-m", "pytest", "-m", "gpu", "-n", "0")
     session.run("python", "-m", "llmbench", "doctor", "--deep")
     out = Path("reports", "runs", f"gpu-{datetime.now(UTC):%Y%m%d-%H%M%S}")
     session.run("python", "-m", "llmbench", "run", "reference", "--device", "cuda", "--out", str(out), *session.posargs)

@@ -189,7 +189,7 @@ def start(request: Request, target: Target, progress: Progress) -> Session:
             started_at=records.utc_now(),
         )
         return Session(RunFolder.create(request.out, run), run, target, data, progress)
-    except UserError:
+    except BaseException:  # Ctrl-C too: what has not begun leaves nothing
         if fresh:
             shutil.rmtree(request.out, ignore_errors=True)
         raise

@@ -44,7 +44,6 @@ class Outcome:
     timed_out: bool = False
     phase: str = "start"
     oom_killed: bool = False
-    started: bool = False
     wall_seconds: float = 0.0
     log: Path | None = None
     log_begin: int = 0
@@ -147,7 +146,6 @@ class Target:
             if event is None:
                 return  # the server died, and took the job with it
             if event["event"] == "started":
-                outcome.started = True
                 self._job = event["pid"]
             elif event["event"] == "phase":
                 outcome.phase = event["name"]

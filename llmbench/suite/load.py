@@ -184,7 +184,7 @@ def find(name: str) -> SuiteFile:
         return SuiteFile(known[name])
     path = Path(name)
     if path.suffix != ".toml" and not path.is_file():
-        raise UserError(f"unknown suite {name!r}", f"{nearest(name, known)} Or give the path of a TOML file.")
+        raise UserError(f"unknown suite {name!r}", f"{nearest(name, known)}; or give the path of a TOML file")
     if not path.exists():
         raise UserError(f"{name}: no such file", f"shipped suites: {', '.join(known)}")
     return SuiteFile(path)

@@ -16,7 +16,7 @@ from tests.conftest import QUICK, Command
 ESCAPE = "\x1b"
 
 
-@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}, {"CI": "true"}])
+@pytest.mark.parametrize("variables", [{"FORCE_COLOR": "1"}, {"CI": "true"}])
 def test_no_cursor_codes_in_a_log(
     llmbench: Command, suite: Callable[..., Path], tmp_path: Path, variables: dict[str, str]
 ) -> None:

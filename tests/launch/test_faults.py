@@ -61,7 +61,7 @@ def test_out_of_memory_in_python(llmbench: Command, suite: Callable[..., Path], 
     assert records[GOOD].status == "ok"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_dies_by_signal(
     started: Callable[..., subprocess.Popen[str]], suite: Callable[..., Path], tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -78,17 +78,17 @@ def test_dies_by_signal(
 def test_hangs_past_its_deadline(
     started: Callable[..., subprocess.Popen[str]], suite: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = suite(BAD_FIRST.replace("deadline_seconds = 240", "deadline_seconds = 12"))
+    path = suite(BAD_FIRST.replace("deadline_seconds = 240", "deadline_seconds = 8"))
     process = _provoke(started, path, tmp_path / "r", lambda pid: os.kill(pid, signal.SIGSTOP))
     assert process.returncode == 3
     records = records_of(tmp_path / "r")
     assert records[BAD].status == "timeout"
-    assert "12 s" in records[BAD].error.message
+    assert "8 s" in records[BAD].error.message
     assert records[GOOD].status == "ok"
 
 
 def test_slow_case_tells_where_it_was(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
-    path = suite(BAD_FIRST.replace("deadline_seconds = 240", "deadline_seconds = 12"))
+    path = suite(BAD_FIRST.replace("deadline_seconds = 240", "deadline_seconds = 8"))
     assert llmbench("run", path, "--out", tmp_path / "r").returncode == 3
     error = records_of(tmp_path / "r")[BAD].error
     assert error.type == "Timeout"

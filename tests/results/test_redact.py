@@ -48,7 +48,7 @@ def test_secret_is_masked(text: str, secret: str) -> None:
         "https://download.pytorch.org/whl/cu130",
         "https://host/@scope/package",
         "needs torch.import",
-        "/work/a/.venv/bin/python -m pip install torch==2.13.0",
+        "/srv/a/.venv/bin/python -m pip install torch==2.13.0",
         "libstdc++.so.6: version `GLIBCXX_3.4.30' not found",
     ],
 )

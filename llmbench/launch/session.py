@@ -82,7 +82,7 @@ class Session:
         peaks = measured_peaks(self._target, self.run.environment, self.run.device, self._server_log)
         for number, case in enumerate(cases, start=1):
             if case.id in done:
-                self._remember(case, done[case.id], self.folder.read_series(done[case.id]))
+                self._keep(case, done[case.id])
                 continue
             self._progress.started(number, len(cases), case)
             record = self._run(case, peaks)
@@ -115,13 +115,29 @@ class Session:
             raise
         record = records.with_measured_peak(record, peaks)
         if series is not None:
-            if case.workload in self._reference and self._reference[case.workload][0].same_training(case):
-                _, reference, reference_series = self._reference[case.workload]
-                record = records.with_parity(record, series, reference, reference_series)
+            record = self._with_parity(case, record, series)
             record = record.model_copy(update={"series": self.folder.write_series(case.id, series)})
         self.folder.append(record)
         self._remember(case, record, series)
         return record
+
+    def _keep(self, case: Case, record: Record) -> None:
+        """A finished case of a resumed run. Its reference may have failed then, and be there only now."""
+        series = self.folder.read_series(record)
+        if series is not None:
+            judged = self._with_parity(case, record, series)
+            if judged != record:
+                self.folder.append(judged)
+                record = judged
+        self._remember(case, record, series)
+
+    def _with_parity(self, case: Case, record: Record, series: Series) -> Record:
+        if case.workload not in self._reference:
+            return record
+        eager, reference, reference_series = self._reference[case.workload]
+        if not eager.same_training(case):
+            return record
+        return records.with_parity(record, series, reference, reference_series)
 
     def _measure(self, case: Case, record: Record, log: str) -> tuple[Record, Series | None]:
         data = self._data.of(case)

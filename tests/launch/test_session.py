@@ -109,6 +109,23 @@ def test_resume_runs_only_what_failed(llmbench: Command, suite: Callable[..., Pa
     ]
 
 
+def test_resume_holds_the_finished_cases_against_a_reference_that_failed_before(
+    llmbench: Command, suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    path = suite('workloads = ["regression-linear"]\nmodes = ["eager", "bf16"]\nsettings = {steps = 20, threads = 1}')
+    assert llmbench("run", path, "--out", out).returncode == 0
+    eager, bf16 = (json.loads(line) for line in (out / "records.jsonl").read_text().splitlines())
+    found = bf16["parity"]
+    assert found["verdict"] == "pass"
+    eager["status"], bf16["parity"] = "failed", None
+    (out / "records.jsonl").write_text(json.dumps(eager) + "\n" + json.dumps(bf16) + "\n")
+    done = llmbench("run", "--resume", out)
+    assert done.returncode == 0, done.stderr
+    assert "bf16" not in done.stderr  # it is not run again
+    assert json.loads(records_of(out)["regression-linear/bf16/ws1"].model_dump_json())["parity"] == found
+
+
 def test_resume_refuses_another_text(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("A sentence of several words, again and again. " * 2000)

@@ -27,7 +27,7 @@ class Mode:
 
 
 # In the order in which they are spelled. Limits of parity: rounding differs by about 2^-24 in fp32 and 2^-8 in bf16,
-# and a training run amplifies it; the values are those of MLPerf-style loss comparisons (see docs/measuring.md).
+# and a training run amplifies it, the more the longer it is; how much is too much is a judgement.
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (

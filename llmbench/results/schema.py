@@ -40,6 +40,8 @@ class Error(Part):
     type: str = Field(description="exception type, signal name or verdict, e.g. OutOfMemoryError, SIGKILL, Timeout")
     message: str
     hint: str | None = Field(None, description="what to do about it")
+    rank: int | None = Field(None, description="the rank that is the cause, where there are several")
+    host: str | None = Field(None, description="the host of that rank")
 
 
 class Throughput(Part):
@@ -47,6 +49,19 @@ class Throughput(Part):
     unit: Literal["tokens/s", "samples/s"]
     ci95: Interval
     n: int = Field(description="timed steps")
+
+
+class Sampling(Part):
+    """How long was timed, and whether it was enough."""
+
+    target: float = Field(description="half-width of the 95 % interval of the throughput to reach, as a share of it")
+    half_width: float = Field(description="reached at the end of the window")
+    reached: bool
+    steps: int = Field(description="timed steps")
+    steps_to_target: int | None = Field(None, description="timed steps after which the target was reached first")
+    extra_steps: int = Field(0, description="beyond the training, at learning rate zero: same work, same weights")
+    seconds: float
+    budget_seconds: float = Field(description="the window is not extended beyond this")
 
 
 class StepSeconds(Part):
@@ -67,9 +82,36 @@ class Phases(Part):
     evaluate: float = 0.0
 
 
+class Compile(Part):
+    """What ``torch.compile`` did."""
+
+    cold_seconds: float | None = metric(
+        "lower", "s", default=None, description="first step with an empty cache of compiled code"
+    )
+    warm_seconds: float | None = metric(
+        "lower",
+        "s",
+        default=None,
+        description="first step of a fresh process that finds the compiled code in the cache",
+    )
+    graphs: int = Field(description="graphs that were compiled, recompilations included")
+    graph_breaks: int = metric("lower")
+    recompiles: int = metric("lower")
+    reasons: list[str] = Field([], description="of graph breaks and recompilations, the most frequent first")
+
+
 class Peak(Part):
     tflops: float
     source: str
+
+
+class MemorySplit(Part):
+    """Bytes by what they hold, of one rank; ``null`` where it cannot be told."""
+
+    parameters: int | None = None
+    gradients: int | None = None
+    optimizer: int | None = None
+    activations: int | None = Field(None, description="kept by the forward pass for the backward pass")
 
 
 class Memory(Part):
@@ -81,14 +123,62 @@ class Memory(Part):
     device_used_bytes: int | None = metric("lower", "bytes", default=None)
     start_rss_bytes: int | None = Field(None, description="resident before the case built anything: Python and torch")
     capacity_bytes: int | None = Field(None, description="of the device, or of the host (cgroup limit included)")
-    estimate_bytes: int | None = Field(
-        None, description="what --plan printed: weights, gradients, optimizer, activations"
-    )
+    estimate_bytes: int | None = Field(None, description="the peak that --plan printed")
+    split: MemorySplit | None = Field(None, description="measured, of the largest rank")
+    estimate: MemorySplit | None = Field(None, description="the same as --plan printed it")
 
 
 class Energy(Part):
     joules: float = metric("lower", "J")
     source: str
+
+
+class Range(Part):
+    mean: float
+    low: float
+    high: float
+
+
+class Hardware(Part):
+    """State of the device while the clock ran, sampled from outside the process that trains."""
+
+    samples: int
+    source: str
+    clock_mhz: Range | None = Field(None, description="of the SMs, or of the CPU cores on average")
+    memory_clock_mhz: Range | None = None
+    temperature_celsius: Range | None = None
+    power_watts: Range | None = None
+    utilization: Range | None = Field(None, description="share of the time in which the device, or the CPUs, were busy")
+    throttled: list[str] = Field([], description="reasons for which the clock was held down, e.g. power cap, thermal")
+    reason: str | None = Field(None, description="why something is null")
+
+
+class Rank(Part):
+    """What one process of a case measured."""
+
+    rank: int
+    host: str
+    device: str
+    window_seconds: float
+    communication_seconds: float | None = Field(None, description="of one step, waiting for others included")
+    peak_allocated_bytes: int | None = None
+    peak_rss_bytes: int | None = None
+
+
+class Communication(Part):
+    """Time in collectives, by torch's profiler in steps after the timed window. They may overlap with computing."""
+
+    seconds_per_step: float = metric("lower", "s", description="mean over the ranks")
+    share: float = Field(description="of the step")
+    source: str
+
+
+class Scaling(Part):
+    """Throughput against the same workload and mode at the smallest world size of the run."""
+
+    reference: str
+    kind: Literal["strong", "weak"] = Field(description="strong: equal global batch; weak: equal batch of a rank")
+    efficiency: float = metric("higher", description="throughput / (reference throughput × ratio of world sizes)")
 
 
 class Reference(Part):
@@ -108,12 +198,23 @@ class Loss(Part):
     references: list[Reference] = []
 
 
-class Parity(Part):
-    reference: str = Field(description="the case that this one is held against")
+class ParityCheck(Part):
+    """One comparison with a reference on the same weights and batches."""
+
+    reference: str = Field(description="what the case is held against: another case, or fp64 eager")
     metric: str
     limit: float
     value: float | None
     verdict: Literal["pass", "fail"]
+    step: int | None = Field(None, description="first training step (from 0) that left the limit")
+    tensor: str | None = Field(None, description="the tensor that left the limit, or came closest to it")
+
+
+class Parity(ParityCheck):
+    """The check that failed; else the one that came closest to its limit."""
+
+    checks: list[ParityCheck] = []
+    deterministic: bool | None = Field(None, description="eager fp32 twice from the same state was bitwise the same")
 
 
 class Noise(Part):
@@ -146,7 +247,8 @@ class Record(Part):
     step_seconds: StepSeconds | None = None
     phases: Phases | None = None
     input_wait_seconds: float | None = metric("lower", "s", default=None)
-    flops_per_step: float | None = Field(None, description="analytic; causal attention not halved")
+    flops_per_step: float | None = Field(None, description="of all ranks; causal attention not halved")
+    flops_source: str | None = Field(None, description="analytic, or counted by FlopCounterMode")
     tflops: float | None = metric("higher", default=None)
     mfu: float | None = metric("higher", default=None, description="tflops / data-sheet peak")
     mfu_of_measured_peak: float | None = metric("higher", default=None)
@@ -160,6 +262,13 @@ class Record(Part):
     facts: dict[str, Any] = Field({}, description="what else the workload or mode proved, e.g. frozen_unchanged")
     parity: Parity | None = None
     noise: Noise | None = None
+    sampling: Sampling | None = None
+    compile: Compile | None = None
+    hardware: Hardware | None = None
+    ranks: list[Rank] = Field([], description="where there are several")
+    rank_spread: float | None = metric("lower", default=None, description="(slowest - fastest) / mean time of a rank")
+    communication: Communication | None = None
+    scaling: Scaling | None = None
     series: str | None = Field(None, description="file of the step times and loss curve, relative to the run")
     log: str | None = Field(None, description="file of the worker's stderr, relative to the run")
 
@@ -168,7 +277,9 @@ class Series(Part):
     """Step times and loss curve of one case."""
 
     loss: list[float | None] = Field(description="of every training step, from step 0")
-    step_seconds: list[float] = Field(description="of every training step but the first (which is phase compile)")
+    step_seconds: list[float] = Field(
+        description="of every step but the first (which is phase compile), extra ones of the timed window included"
+    )
     first_timed_step: int = Field(description="index into loss of the first step of the timed window")
 
 
@@ -185,6 +296,7 @@ class PlannedCase(Part):
     mode: str
     world_size: int
     config: dict[str, Any]
+    refused: str | None = Field(None, description="why it cannot be run at all; it is recorded as skipped")
 
 
 class Run(Part):
@@ -196,6 +308,7 @@ class Run(Part):
     suite_file: str
     description: str = ""
     cases: list[PlannedCase] = Field(description="the suite as resolved, in order of execution")
+    ladder: list[str] = Field([], description="the techniques that each mode adds to the one before, for a ladder")
     command: list[str] = Field(description="argv as given, secrets redacted")
     working_folder: str
     llmbench: str = Field(description="version of llmbench")

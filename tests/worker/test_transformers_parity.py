@@ -14,6 +14,7 @@ pytestmark = pytest.mark.hf
 
 Tensors = dict[str, torch.Tensor]
 
+HEADS = 4
 PRECISIONS = [(torch.float32, 1e-5), (torch.float64, 1e-12)]
 VOCABULARIES = [128, 100]  # a multiple of 64, and one that needs padding
 B, T, K = 3, 24, 5
@@ -68,11 +69,18 @@ def gpt_names(theirs: Tensors, padding: float) -> Tensors:
         ):
             name = name.replace(old, new)
         conv1d = name.endswith(("qkv.weight", "proj.weight", "fc.weight", "base.weight"))
-        renamed[name] = tensor.T if conv1d else tensor
+        tensor = tensor.T if conv1d else tensor
+        rows_of_qkv = ".qkv." in name and not name.endswith(".A")
+        renamed[name] = by_head(tensor) if rows_of_qkv else tensor
     renamed.pop("lm_head.weight", None)  # tied to the token embedding
     if "token_embedding.weight" in renamed:
         renamed["token_embedding.weight"] = pad_rows(renamed["token_embedding.weight"], padding)
     return renamed
+
+
+def by_head(rows: torch.Tensor) -> torch.Tensor:
+    """Rows in the order (q or k or v, head, E) put in ours: (head, q or k or v, E)."""
+    return rows.unflatten(0, (3, HEADS, -1)).transpose(0, 1).flatten(0, 2)
 
 
 def bert_names(theirs: Tensors, padding: float) -> Tensors:
@@ -94,7 +102,7 @@ def bert_names(theirs: Tensors, padding: float) -> Tensors:
             ("output.LayerNorm", "mlp_norm"),
             ("cls.predictions.transform.dense", "mlm_head.dense"),
             ("cls.predictions.transform.LayerNorm", "mlm_head.norm"),
-            ("cls.predictions.bias", "mlm_head.bias"),
+            ("cls.predictions.bias", "mlm_head.vocabulary.bias"),
             ("cls.seq_relationship", "nsp_head"),
         ):
             name = name.replace(old, new)
@@ -102,7 +110,7 @@ def bert_names(theirs: Tensors, padding: float) -> Tensors:
             renamed[name] = tensor
     for name in [name for name in renamed if ".query." in name]:
         parts = [renamed.pop(name.replace("query", part)) for part in ("query", "key", "value")]
-        renamed[name.replace("query", "qkv")] = torch.cat(parts)
+        renamed[name.replace("query", "qkv")] = by_head(torch.cat(parts))
     renamed["token_embedding.weight"] = pad_rows(renamed["token_embedding.weight"], padding)
     return renamed
 
@@ -112,7 +120,7 @@ def their_gpt(vocab_size: int, dtype: torch.dtype) -> torch.nn.Module:
         vocab_size=vocab_size,
         n_positions=32,
         n_layer=2,
-        n_head=4,
+        n_head=HEADS,
         n_embd=48,
         resid_pdrop=0,
         embd_pdrop=0,
@@ -127,7 +135,7 @@ def their_gpt(vocab_size: int, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def our_gpt(vocab_size: int, dtype: torch.dtype) -> GPT:
-    return GPT(GPTConfig(vocab_size, n_positions=32, n_layer=2, n_head=4, d_model=48)).to(dtype)
+    return GPT(GPTConfig(vocab_size, n_positions=32, n_layer=2, n_head=HEADS, d_model=48)).to(dtype)
 
 
 def their_bert(vocab_size: int, nsp: bool, dtype: torch.dtype) -> torch.nn.Module:
@@ -135,7 +143,7 @@ def their_bert(vocab_size: int, nsp: bool, dtype: torch.dtype) -> torch.nn.Modul
         vocab_size=vocab_size,
         max_position_embeddings=32,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=HEADS,
         hidden_size=48,
         intermediate_size=160,
         hidden_dropout_prob=0,
@@ -179,7 +187,7 @@ def test_gpt_is_gpt2(vocab_size: int, dtype: torch.dtype, limit: float) -> None:
 @pytest.mark.parametrize("nsp", [False, True])
 def test_bert_is_bert(nsp: bool, vocab_size: int, dtype: torch.dtype, limit: float) -> None:
     theirs = their_bert(vocab_size, nsp, dtype)
-    ours = BERT(BERTConfig(vocab_size, n_positions=32, n_layer=2, n_head=4, d_model=48, d_ff=160, nsp=nsp)).to(dtype)
+    ours = BERT(BERTConfig(vocab_size, n_positions=32, n_layer=2, n_head=HEADS, d_model=48, d_ff=160, nsp=nsp)).to(dtype)
     ours.load_state_dict(bert_names(theirs.state_dict(), padding=5.0))
     tokens_BT, segments_BT = torch.randint(vocab_size, (B, T)), torch.randint(2, (B, T))
     positions_BK = torch.stack([torch.randperm(T)[:K] for _ in range(B)])

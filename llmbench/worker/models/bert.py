@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2019, arXiv 1810.04805) with its two objectives, masked tokens (MLM) and next sentence (NSP).
 
 Letters in names are dimensions: B batch, T positions, K masked positions of a sequence, D ``d_model``, F ``d_ff``,
-H heads, E ``d_model / n_head``, V padded vocabulary.
+V padded vocabulary.
 
 Sequences are full, so there is no padding mask: every position sees every other. There is no dropout, for the
 reason that stands in ``gpt.py``.
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmbench.worker.models.vocabulary import cross_entropy, padded, tied_logits
+from llmbench.worker.models.attention import SelfAttention
+from llmbench.worker.models.vocabulary import TiedHead, cross_entropy, padded
 
 
 @dataclass(frozen=True)
@@ -36,25 +37,6 @@ class BERTConfig:
         return padded(self.vocab_size)
 
 
-class Attention(nn.Module):
-    """Bidirectional self-attention with one product for queries, keys and values."""
-
-    def __init__(self, config: BERTConfig) -> None:
-        super().__init__()
-        self.n_head = config.n_head
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
-        self.proj = nn.Linear(config.d_model, config.d_model)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        B, T, D = x_BTD.shape
-        q_BHTE, k_BHTE, v_BHTE = (
-            part_BTD.view(B, T, self.n_head, D // self.n_head).transpose(1, 2)
-            for part_BTD in self.qkv(x_BTD).split(D, dim=2)
-        )
-        y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE)
-        return self.proj(y_BHTE.transpose(1, 2).reshape(B, T, D))
-
-
 class MLP(nn.Module):
     """Two layers, ``d_ff`` wide inside."""
 
@@ -72,7 +54,7 @@ class Block(nn.Module):
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = SelfAttention(config.d_model, config.n_head, causal=False)
         self.attention_norm = nn.LayerNorm(config.d_model, eps=1e-12)
         self.mlp = MLP(config)
         self.mlp_norm = nn.LayerNorm(config.d_model, eps=1e-12)
@@ -87,18 +69,18 @@ class MaskedTokenHead(nn.Module):
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
-        self.vocab_size = config.vocab_size
         self.dense = nn.Linear(config.d_model, config.d_model)
         self.norm = nn.LayerNorm(config.d_model, eps=1e-12)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.vocabulary = TiedHead(config.vocab_size, bias=True)
 
-    def forward(self, x_BKD: Tensor, embedding_VD: Tensor) -> Tensor:
-        x_BKD = self.norm(F.gelu(self.dense(x_BKD)))
-        return tied_logits(x_BKD, embedding_VD, self.vocab_size, self.bias)
+    def forward(self, x_BKD: Tensor, embedding_VD: Tensor, labels_BK: Tensor | None = None) -> Tensor:
+        return self.vocabulary(self.norm(F.gelu(self.dense(x_BKD))), embedding_VD, labels_BK)
 
 
 class BERT(nn.Module):
     """The encoder with its heads. Without NSP there is no pooler either, so that every parameter is trained."""
+
+    embed_inputs = 2  # tensors of a batch that ``embed`` takes; the others go to ``finish``
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
@@ -129,23 +111,33 @@ class BERT(nn.Module):
         that shapes stay static; a label of -100 leaves a position out of the mean. ``next_B`` is 0 where the second
         segment follows the first, 1 where it does not.
         """
+        x_BTD = self.embed(tokens_BT, segments_BT)
+        for block in self.blocks:
+            x_BTD = block(x_BTD)
+        return self.finish(x_BTD, positions_BK, labels_BK, next_B)
+
+    def embed(self, tokens_BT: Tensor, segments_BT: Tensor) -> Tensor:
         x_BTD = (
             self.token_embedding(tokens_BT)
             + self.position_embedding.weight[: tokens_BT.size(1)]
             + self.segment_embedding(segments_BT)
         )
-        x_BTD = self.embedding_norm(x_BTD)
-        for block in self.blocks:
-            x_BTD = block(x_BTD)
+        return self.embedding_norm(x_BTD)
 
+    def finish(
+        self,
+        x_BTD: Tensor,
+        positions_BK: Tensor | None = None,
+        labels_BK: Tensor | None = None,
+        next_B: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         x_BKD = x_BTD if positions_BK is None else _at(x_BTD, positions_BK)
-        mlm_BKV = self.mlm_head(x_BKD, self.token_embedding.weight)
-        mlm_loss = None if labels_BK is None else cross_entropy(mlm_BKV, labels_BK)
+        mlm = self.mlm_head(x_BKD, self.token_embedding.weight, labels_BK)  # logits_BKV, or the loss
         if not self.config.nsp:
-            return mlm_BKV if mlm_loss is None else mlm_loss
+            return mlm
         first_BD = x_BTD[:, 0].contiguous()  # a copy: as a view it would keep all of x for its backward
         nsp_B2 = self.nsp_head(torch.tanh(self.pooler(first_BD)))
-        return (mlm_BKV, nsp_B2) if mlm_loss is None else mlm_loss + cross_entropy(nsp_B2, next_B)
+        return (mlm, nsp_B2) if labels_BK is None else mlm + cross_entropy(nsp_B2, next_B)
 
 
 def _at(x_BTD: Tensor, positions_BK: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"), as OpenAI released it.
 
-Letters in names are dimensions: B batch, T positions, D ``d_model``, H heads, E ``d_model / n_head``, V padded
+Letters in names are dimensions: B batch, T positions, D ``d_model``, V padded
 vocabulary.
 
 There is no dropout: every mode shall do the same arithmetic on the same batch, so that its losses and gradients can be
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmbench.worker.models.vocabulary import cross_entropy, padded, tied_logits
+from llmbench.worker.models.attention import SelfAttention
+from llmbench.worker.models.vocabulary import TiedHead, padded
 
 
 @dataclass(frozen=True)
@@ -31,25 +32,6 @@ class GPTConfig:
     @property
     def padded_vocab_size(self) -> int:
         return padded(self.vocab_size)
-
-
-class Attention(nn.Module):
-    """Causal self-attention with one product for queries, keys and values."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.n_head = config.n_head
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
-        self.proj = nn.Linear(config.d_model, config.d_model)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        B, T, D = x_BTD.shape
-        q_BHTE, k_BHTE, v_BHTE = (
-            part_BTD.view(B, T, self.n_head, D // self.n_head).transpose(1, 2)
-            for part_BTD in self.qkv(x_BTD).split(D, dim=2)
-        )
-        y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True)
-        return self.proj(y_BHTE.transpose(1, 2).reshape(B, T, D))
 
 
 class MLP(nn.Module):
@@ -70,7 +52,7 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.d_model, eps=1e-5)
-        self.attention = Attention(config)
+        self.attention = SelfAttention(config.d_model, config.n_head, causal=True)
         self.mlp_norm = nn.LayerNorm(config.d_model, eps=1e-5)
         self.mlp = MLP(config)
 
@@ -82,6 +64,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """The decoder; its head is tied to the token embedding."""
 
+    embed_inputs = 1  # tensors of a batch that ``embed`` takes; the others go to ``finish``
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
@@ -89,21 +73,27 @@ class GPT(nn.Module):
         self.position_embedding = nn.Embedding(config.n_positions, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = nn.LayerNorm(config.d_model, eps=1e-5)
+        self.vocabulary = TiedHead(config.vocab_size)
         self.apply(_initialize)
         for block in self.blocks:
             for residual in (block.attention.proj, block.mlp.proj):
                 nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * config.n_layer))
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        return self.token_embedding(tokens_BT) + self.position_embedding.weight[: tokens_BT.size(1)]
+
+    def finish(self, x_BTD: Tensor, targets_BT: Tensor | None = None) -> Tensor:
+        return self.vocabulary(self.norm(x_BTD), self.token_embedding.weight, targets_BT)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
         """Logits_BTV (padding at ``PADDING_LOGIT``), or with targets the mean cross-entropy in nats, in fp32 or wider.
 
         The loss is part of the model so that compiling or wrapping the model covers it.
         """
-        x_BTD = self.token_embedding(tokens_BT) + self.position_embedding.weight[: tokens_BT.size(1)]
+        x_BTD = self.embed(tokens_BT)
         for block in self.blocks:
             x_BTD = block(x_BTD)
-        logits_BTV = tied_logits(self.norm(x_BTD), self.token_embedding.weight, self.config.vocab_size)
-        return logits_BTV if targets_BT is None else cross_entropy(logits_BTV, targets_BT)
+        return self.finish(x_BTD, targets_BT)
 
 
 def _initialize(module: nn.Module) -> None:

@@ -36,6 +36,8 @@ class Block(nn.Module):
 class MLP(nn.Module):
     """The perceptron; ``blocks`` is empty for linear regression."""
 
+    embed_inputs = 1  # tensors of a batch that ``embed`` takes; the others go to ``finish``
+
     def __init__(self, config: MLPConfig) -> None:
         super().__init__()
         self.config = config
@@ -45,9 +47,15 @@ class MLP(nn.Module):
 
     def forward(self, x_BI: Tensor, y_BO: Tensor | None = None) -> Tensor:
         """The prediction_BO, or with ``y_BO`` the mean squared error over all B·O entries, in fp32 or wider."""
-        x_BW = x_BI
+        x_BW = self.embed(x_BI)
         for block in self.blocks:
             x_BW = block(x_BW)
+        return self.finish(x_BW, y_BO)
+
+    def embed(self, x_BI: Tensor) -> Tensor:
+        return x_BI
+
+    def finish(self, x_BW: Tensor, y_BO: Tensor | None = None) -> Tensor:
         prediction_BO = self.head(x_BW)
         if y_BO is None:
             return prediction_BO

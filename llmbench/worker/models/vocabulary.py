@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 MULTIPLE = 64
 
@@ -34,6 +34,20 @@ def tied_logits(x_D: Tensor, embedding_PD: Tensor, vocab_size: int, bias_V: Tens
         bias_V = embedding_PD.new_zeros(vocab_size) if bias_V is None else bias_V
         bias_V = F.pad(bias_V, (0, padding), value=PADDING_LOGIT)
     return F.linear(x_D, embedding_PD, bias_V)
+
+
+class TiedHead(nn.Module):
+    """The head over the vocabulary: the product with the token embedding, and with targets the loss."""
+
+    def __init__(self, vocab_size: int, bias: bool = False) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
+
+    def forward(self, x_D: Tensor, embedding_PD: Tensor, targets: Tensor | None = None) -> Tensor:
+        """(…, D) -> logits (…, P), or with targets (…) their mean cross-entropy."""
+        logits_P = tied_logits(x_D, embedding_PD, self.vocab_size, self.bias)
+        return logits_P if targets is None else cross_entropy(logits_P, targets)
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

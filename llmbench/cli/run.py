@@ -37,6 +37,9 @@ def run(
     python: Annotated[
         str, typer.Option("--python", help="Interpreter that trains; llmbench need not be installed there.")
     ] = sys.executable,
+    world_size: Annotated[
+        list[int] | None, typer.Option("--world-size", min=1, help="Processes of a parallel mode, instead of the suite's.")
+    ] = None,
     device: Annotated[DeviceKind, typer.Option(help="Where to train.")] = DeviceKind.auto,
     data: Annotated[
         str | None,
@@ -71,9 +74,10 @@ def run(
     """
     command = ["llmbench", *sys.argv[1:]]
     if resume is not None:
-        _only_resume(suite, workload, mode, data, out, change)
+        _only_resume(suite, workload, mode, world_size, data, out, change)
         raise typer.Exit(_resume(resume, as_json, progress))
-    cases, file = _cases(suite, workload, mode, change)
+    python = _interpreter(python)
+    cases, file = _cases(python, suite, workload, mode, world_size, change)
     if plan:
         _plan(cases, as_json)
         return
@@ -84,7 +88,8 @@ def run(
         suite_file=str(file.path),
         description=file.suite.description,
         cases=cases,
-        python=_interpreter(python),
+        ladder=[] if mode else file.suite.ladder,
+        python=python,
         device=device.value,
         data=data,
         out=out or Path("reports", "runs", new_id()),
@@ -94,16 +99,26 @@ def run(
 
 
 def _cases(
-    suite: str | None, workload: list[str] | None, mode: list[str] | None, change: list[str] | None
+    python: str,
+    suite: str | None,
+    workloads: list[str] | None,
+    modes: list[str] | None,
+    world_sizes: list[int] | None,
+    changes: list[str] | None,
 ) -> tuple[list[Case], Any]:
     from llmbench.errors import UserError
+    from llmbench.launch.foreign import lookup
     from llmbench.suite.cases import resolve
     from llmbench.suite.load import find, shipped
 
     if suite is None:
         raise UserError("which suite?", f"shipped: {', '.join(shipped())}; or the path of a TOML file, or --resume DIR")
-    file = find(suite)
-    return resolve(file, workloads=workload, modes=mode, changes=change or []), file
+    known = lookup(python)
+    file = find(suite, known)
+    cases = resolve(
+        file, lookup=known, workloads=workloads, modes=modes, world_sizes=world_sizes, changes=changes or []
+    )
+    return cases, file
 
 
 def _only_resume(*others: object) -> None:
@@ -130,13 +145,14 @@ def _plan(cases: list[Case], as_json: bool) -> None:
     rows = [
         {
             "case": case.id,
-            "parameters": case.parameters[0],
-            "trainable": case.parameters[1],
+            "parameters": case.parameters[0] if case.parameters else None,
+            "trainable": case.parameters[1] if case.parameters else None,
             "steps": case.config["steps"],
             "work_per_step": case.work_per_step,
             "unit": case.family.unit.removesuffix("/s"),
             "flops_per_step": case.flops_per_step,
             "memory_bytes": case.memory_bytes,
+            "refused": case.refused,
         }
         for case in cases
     ]
@@ -150,7 +166,8 @@ def _start(request: Any, as_json: bool, kind: ProgressKind) -> int:
 
     with progress_of(kind) as progress, Target(request.python, preload(request.cases)) as target:
         session = start(request, target, progress)
-        code = _execute(session)
+        with session:
+            code = _execute(session)
     return _finish(session.folder, code, as_json)
 
 
@@ -166,7 +183,8 @@ def _resume(path: Path, as_json: bool, kind: ProgressKind) -> int:
     cases = [from_plan(planned) for planned in run_.cases]
     with progress_of(kind) as progress, Target(run_.python, preload(cases)) as target:
         session = resume(folder, run_, target, progress)
-        code = _execute(session)
+        with session:
+            code = _execute(session)
     return _finish(session.folder, code, as_json)
 
 

@@ -72,15 +72,19 @@ def plan_table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             [
                 row["case"],
-                si(row["parameters"]),
-                si(row["trainable"]),
+                _known(row["parameters"]),
+                _known(row["trainable"]),
                 str(row["steps"]),
                 f"{row['work_per_step']:,} {row['unit']}",
-                si(row["flops_per_step"]),
-                bytes_text(row["memory_bytes"]["total"]),
+                _known(row["flops_per_step"]),
+                "cannot run" if row["refused"] else bytes_text((row["memory_bytes"] or {}).get("total")),
             ]
         )
     return columns(lines) + f"\n{len(rows)} cases; memory without Python and torch themselves"
+
+
+def _known(value: float | None) -> str:
+    return "–" if value is None else si(value)
 
 
 def columns(rows: list[list[str]], gap: str = "  ") -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Any
 
 from llmbench.launch.target import Outcome, signal_name
 from llmbench.results.schema import Error, Status
 from llmbench.suite.cases import Case
 
 LONGEST_MESSAGE = 300  # characters
+PHASES = ("start", "build", "compile", "warmup", "timed", "communication", "evaluate")
+# Where a process stands that waits for others: in a collective, or in a backward pass whose gradients are reduced.
+_WAITING = r"torch/distributed/|torch/autograd/graph\.py in _engine_run_backward|torch/cuda/.* in synchronize"
 _HINTS = (
     (r"InvalidCxxCompiler|CppCompileError|CppCompilerError", "check that $CXX (or g++) compiles: `llmbench doctor`"),
     (r"No space left on device", "free the disk, or point TMPDIR, TORCHINDUCTOR_CACHE_DIR and --out to one with room"),
@@ -25,13 +30,9 @@ def diagnose(case: Case, outcome: Outcome, deadline: float) -> tuple[Status, Err
         reason, _, fix = result["unavailable"].partition(": ")
         return "skipped", Error(type="Unavailable", message=reason, hint=fix or None)
     if "error" in result:
-        return _raised(case, result["error"])
+        return _of_rank(case, outcome, result["error"])
     if outcome.timed_out:
-        return "timeout", Error(
-            type="Timeout",
-            message=f"no end after {deadline:g} s, in phase {outcome.phase}; {_where(outcome)}",
-            hint=f"--set deadline_seconds={2 * deadline:g} if it only was slow; its log holds the stack",
-        )
+        return "timeout", _timeout(case, outcome, deadline)
     if outcome.code is None:
         return "failed", Error(
             type="ServerDied",
@@ -39,14 +40,68 @@ def diagnose(case: Case, outcome: Outcome, deadline: float) -> tuple[Status, Err
             hint="`llmbench run --resume` repeats the case; `llmbench doctor` if it happens again",
         )
     if outcome.code < 0:
-        return _killed(case, outcome)
+        return _killed(case, outcome, -outcome.code)
     if outcome.result is None:
         message = f"left with exit code {outcome.code} in phase {outcome.phase}, without a result"
         return "failed", Error(type="Exit", message=message, hint="its log holds its last words")
     return None
 
 
-def _raised(case: Case, error: dict[str, str | bool | None]) -> tuple[Status, Error]:
+def _of_rank(case: Case, outcome: Outcome, error: dict[str, Any]) -> tuple[Status, Error]:
+    """The error of the process that failed first, with its rank and host where there are several."""
+    rank = error.get("rank")
+    if "signal" in error:
+        status, found = _killed(case, outcome, error["signal"], rank)
+    elif "exit" in error:
+        phase = _phase(outcome, rank)
+        message = f"left with exit code {error['exit']} in phase {phase}, without a result"
+        status, found = "failed", Error(type="Exit", message=message, hint="its log holds its last words")
+    else:
+        status, found = _raised(case, error)
+    if rank is None or case.world_size == 1:
+        return status, found
+    message = f"rank {rank} of {case.world_size} on {error['host']}: {found.message}"
+    return status, found.model_copy(update={"message": message, "rank": rank, "host": error["host"]})
+
+
+def _timeout(case: Case, outcome: Outcome, deadline: float) -> Error:
+    hint = f"--set deadline_seconds={2 * deadline:g} if it only was slow; its log holds the stack"
+    if len(outcome.ranks) < 2:
+        rank = next(iter(outcome.ranks), None)
+        place = f"in phase {_phase(outcome, rank)} after {outcome.steps} steps; {_where(outcome.log_text(rank))}"
+        return Error(type="Timeout", message=f"no end after {deadline:g} s, {place}", hint=hint)
+    places = {rank: _place(outcome, rank) for rank in sorted(outcome.ranks)}
+    # Whoever waits for others is no cause of the wait; of the others, it is the one that got least far.
+    rank = min(places, key=lambda each: (places[each].waits, places[each].progress, each))
+    others = ", ".join(f"rank {each} {places[each].text}" for each in places if each != rank)
+    host = outcome.ranks[rank].host
+    message = f"no end after {deadline:g} s: rank {rank} of {case.world_size} on {host} {places[rank].text}; {others}"
+    return Error(type="Timeout", message=message, hint=hint, rank=rank, host=host)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a rank was when time was over: whether it waited for others, and how far it had come."""
+
+    waits: bool
+    progress: tuple[int, int]
+    text: str
+
+
+def _place(outcome: Outcome, rank: int) -> _Place:
+    state, log = outcome.ranks[rank], outcome.log_text(rank)
+    phase = PHASES.index(state.phase) if state.phase in PHASES else -1
+    frames = _stack(log)
+    waits = bool(frames) and any(re.search(_WAITING, f"{file} in {function}") for file, _, function in frames[:3])
+    text = f"in phase {state.phase} after {state.steps} steps, {_where(log)}"
+    return _Place(waits, (phase, state.steps), text)
+
+
+def _phase(outcome: Outcome, rank: int | None) -> str:
+    return outcome.phase if rank is None or rank not in outcome.ranks else outcome.ranks[rank].phase
+
+
+def _raised(case: Case, error: dict[str, Any]) -> tuple[Status, Error]:
     kind, message, where = str(error["type"]), str(error["message"]), error["where"]
     if error["out_of_memory"]:
         return "oom", Error(type=kind, message=_first_line(message), hint=_smaller(case))
@@ -55,12 +110,13 @@ def _raised(case: Case, error: dict[str, str | bool | None]) -> tuple[Status, Er
     return "failed", Error(type=kind, message=text, hint=hint or "its log holds the traceback")
 
 
-def _killed(case: Case, outcome: Outcome) -> tuple[Status, Error]:
-    name = signal_name(-(outcome.code or 0))
+def _killed(case: Case, outcome: Outcome, number: int, rank: int | None = None) -> tuple[Status, Error]:
+    name, phase = signal_name(number), _phase(outcome, rank)
     if name == "SIGKILL" and outcome.oom_killed:
-        message = f"the kernel killed the process for want of memory, in phase {outcome.phase}"
+        message = f"the kernel killed the process for want of memory, in phase {phase}"
         return "oom", Error(type="OutOfMemoryKill", message=message, hint=_smaller(case))
-    message = f"killed by {name} in phase {outcome.phase}, not by llmbench; {_where(outcome)}"
+    log = outcome.log_text(rank if rank in outcome.ranks else None)
+    message = f"killed by {name} in phase {phase}, not by llmbench; {_where(log)}"
     hints = {
         "SIGKILL": "somebody, or a limit of memory or time, killed it: see dmesg and the scheduler's log",
         "SIGSEGV": "a native library crashed: `llmbench doctor`; the log holds the Python stack",
@@ -71,18 +127,23 @@ def _killed(case: Case, outcome: Outcome) -> tuple[Status, Error]:
 
 
 def _smaller(case: Case) -> str:
-    half = case.config["micro_batch_size"] // 2
+    half = case.config["global_batch_size"] // 2
     return (f"--set micro_batch_size={half}, " if half else "") + "a smaller size, or more memory"
 
 
-def _where(outcome: Outcome) -> str:
+def _where(log: str) -> str:
     """The innermost frame of the stack that the job wrote when it was asked or died."""
-    text = outcome.log_text()
-    stacks = re.findall(r'most recent call first\):\n  File "(.+?)", line (\d+) in (\S+)', text)
-    if not stacks:
+    frames = _stack(log)
+    if not frames:
         return "it left no stack"
-    file, line, function = stacks[-1]
+    file, line, function = frames[0]
     return f"last seen at {file.rsplit('/', 1)[-1]}:{line} in {function}"
+
+
+def _stack(log: str) -> list[tuple[str, str, str]]:
+    """File, line and function of the newest stack in a log, the innermost frame first (faulthandler's form)."""
+    stacks = re.split(r"most recent call first\):\n", log)[1:]
+    return re.findall(r'^  File "(.+?)", line (\d+) in (\S+)', stacks[-1], flags=re.MULTILINE) if stacks else []
 
 
 def _first_line(text: str) -> str:

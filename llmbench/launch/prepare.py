@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from llmbench.data.sources import generated
 from llmbench.data.text import Text
 from llmbench.data.tokens import TokenFiles, prepare, require
 from llmbench.errors import UserError
+from llmbench.launch.diagnose import diagnose
 from llmbench.launch.target import Target
 from llmbench.paths import cache_folder
 from llmbench.results.store import write_atomically
@@ -22,6 +23,7 @@ OnProgress = Callable[[str], None]
 BASE_DIALECT = "base"
 BASE_SECONDS = 3600.0
 PEAK_SECONDS = 300.0
+ONE_PROCESS = {"data_parallel": 1, "tensor_parallel": 1, "pipeline_stages": 1, "grad_accum": 1}
 
 
 class Data:
@@ -48,7 +50,7 @@ class Data:
         config = case.config
         require(
             files,
-            batch_tokens=config["micro_batch_size"] * config["sequence_length"],
+            batch_tokens=config["global_batch_size"] * config["sequence_length"],
             sequence=config["sequence_length"],
             what=case.workload,
         )
@@ -92,14 +94,24 @@ def lora_base(target: Target, case: Case, data: Data, device: str, log: Path, on
     Raises:
         BaseError: the job that trains them failed.
     """
-    size = case.workload.removeprefix("lora-")
-    config = case.config | {
+    size = case.workload.removeprefix(f"{case.family.name}-")
+    batch = case.config["global_batch_size"] // (case.config["data_parallel"] if case.config["scaling"] == "weak" else 1)
+    config = case.training | ONE_PROCESS | {
         "family": "gpt",
         "steps": case.config["base_steps"],
         "learning_rate": FAMILIES["gpt"].sizes[size].settings["learning_rate"],
+        "global_batch_size": batch,
+        "micro_batch_size": batch,
     }
+    del config["of"]
     tokens = data.of_base(case)
-    key = {"config": config, "tokens": tokens["sha256"], "torch": target.hello["torch"], "device": device}
+    key = {
+        "config": config,
+        "weights": "qkv by head",
+        "tokens": tokens["sha256"],
+        "torch": target.hello["torch"],
+        "device": device,
+    }
     weights = cache_folder() / "bases" / f"{_hash(key)}.pt"
     if weights.exists():
         return weights
@@ -111,7 +123,7 @@ def lora_base(target: Target, case: Case, data: Data, device: str, log: Path, on
         "device": device,
         "data": tokens,
         "weights": str(weights),
-        "threads": config["threads"],
+        "threads": case.config["threads"],
     }
     outcome = target.run(job, log, BASE_SECONDS)
     if outcome.code != 0:
@@ -120,9 +132,40 @@ def lora_base(target: Target, case: Case, data: Data, device: str, log: Path, on
     return weights
 
 
-def measured_peaks(target: Target, environment: dict[str, Any], device: str, log: Path) -> dict[str, float]:
+def parity_reference(
+    target: Target, case: Case, precisions: Iterable[str], data: dict[str, Any], device: str, file: Path, log: Path
+) -> dict[str, Any]:
+    """What the first step of a training should give, by eager in fp64: see ``worker/measure/parity.py``.
+
+    Args:
+        precisions: of the modes that will be held against it.
+        data: of the case's job.
+        file: where the gradients go.
+
+    Returns:
+        Facts of the reference; ``reason`` alone where it could not be computed (no memory, no time …).
+    """
+    job = {
+        "kind": "reference",
+        "config": case.config | ONE_PROCESS,
+        "device": device,
+        "data": data,
+        "threads": case.config["threads"],
+        "precisions": sorted(precisions),
+        "gradients": str(file),
+        "count_flops": case.flops_per_step is None,
+    }
+    outcome = target.run(job, log, case.config["deadline_seconds"])
+    if outcome.code == 0 and outcome.result and "unavailable" not in outcome.result:
+        return outcome.result
+    failure = diagnose(case, outcome, case.config["deadline_seconds"])
+    return {"reason": failure[1].message if failure else "no result"}
+
+
+def measured_peaks(target: Target, environment: dict[str, Any], device: str, log: Path) -> dict[str, float | None]:
     """TFLOP/s of matmuls on this machine by dtype, from the cache where it was measured before; empty on failure."""
     key = {
+        "arithmetic": ["fp32", "tf32", "bf16", "fp16", "fp8"],
         "devices": environment["devices"],
         "cpu": environment["host"]["cpu"],
         "torch": environment["torch"],
@@ -130,7 +173,7 @@ def measured_peaks(target: Target, environment: dict[str, Any], device: str, log
     }
     file = cache_folder() / "peaks" / f"{_hash(key)}.json"
     if file.exists():
-        peaks: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        peaks: dict[str, float | None] = json.loads(file.read_text(encoding="utf-8"))
         return peaks
     outcome = target.run({"kind": "peaks", "device": device}, log, PEAK_SECONDS)
     if outcome.code != 0 or outcome.result is None:

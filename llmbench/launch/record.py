@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from statistics import fmean
 from typing import Any
 
 from llmbench.launch.diagnose import diagnose
 from llmbench.launch.target import Outcome
 from llmbench.results.schema import (
+    Communication,
+    Compile,
     Energy,
     Error,
+    Hardware,
     Loss,
     Memory,
+    MemorySplit,
     Parameters,
+    Parity,
+    ParityCheck,
     Peak,
     Phases,
+    Rank,
     Record,
+    Sampling,
+    Scaling,
     Series,
     Throughput,
 )
 from llmbench.stats import estimates, verdicts
+from llmbench.stats.blocks import FEWEST_STEPS, steps_to
 from llmbench.suite.cases import Case
-from llmbench.suite.modes import EAGER, ingredients, parity_limit
+from llmbench.suite.modes import arithmetic, parity_limit
 
 
 def utc_now() -> str:
@@ -46,15 +58,30 @@ def begin(case: Case, device: str) -> Record:
     )
 
 
-def finish(record: Record, case: Case, outcome: Outcome) -> tuple[Record, Series | None]:
-    """The record of a case that has ended, and its series if it trained."""
+def refused(record: Record, reason: str) -> Record:
+    """The record of a case that nobody could run."""
+    message, _, fix = reason.partition(": ")
+    return record.model_copy(
+        update={"status": "skipped", "error": Error(type="Refused", message=message, hint=fix or None)}
+    )
+
+
+def finish(
+    record: Record, case: Case, outcome: Outcome, reference: Mapping[str, Any], hardware: Hardware | None = None
+) -> tuple[Record, Series | None]:
+    """The record of a case that has ended, and its series if it trained.
+
+    Args:
+        reference: what ``worker/measure/parity.py`` found for the same training; empty if there is none.
+        hardware: what was sampled while the clock ran.
+    """
     record = record.model_copy(update={"wall_seconds": outcome.wall_seconds, "status": "ok", "error": None})
     failure = diagnose(case, outcome, case.config["deadline_seconds"])
     if failure:
         status, error = failure
         return record.model_copy(update={"status": status, "error": error}), None
     assert outcome.result is not None
-    return _measured(record, case, outcome.result), _series(outcome.result)
+    return _measured(record, case, outcome.result, reference, hardware), _series(outcome.result)
 
 
 def _series(result: dict[str, Any]) -> Series:
@@ -63,30 +90,39 @@ def _series(result: dict[str, Any]) -> Series:
     )
 
 
-def _measured(record: Record, case: Case, result: dict[str, Any]) -> Record:
+def _measured(
+    record: Record, case: Case, result: dict[str, Any], reference: Mapping[str, Any], hardware: Hardware | None
+) -> Record:
     # step_seconds begins with step 1, the window with step first_timed_step.
     window = result["step_seconds"][result["first_timed_step"] - 1 :]
-    seconds = estimates.step_seconds(window)
     rate = case.work_per_step * len(window) / result["window_seconds"]
+    seconds = estimates.step_seconds(window)
     throughput = Throughput(
         value=rate, unit=case.family.unit, ci95=estimates.throughput_interval(rate, seconds), n=len(window)
     )
-    tflops = case.flops_per_step * len(window) / result["window_seconds"] / 1e12
-    peak = Peak(**result["peak"]) if result["peak"] else None
+    ranks = result.get("ranks") or [result["rank"]]
     losses = result["losses"]
+    flops = case.flops_per_step or reference.get("flops_per_step")
+    tflops = flops * len(window) / result["window_seconds"] / 1e12 if flops else None
+    # Of the device of one rank: so many of them worked on a step.
+    peak = Peak(**result["peak"]) if result["peak"] else None
     finite = verdicts.finite([*losses, result["eval_loss"]])  # the last update is seen by the evaluation only
+    load = verdicts.machine_load([rank["load"] for rank in ranks])
     record = record.model_copy(
         update={
             "parameters": Parameters(**result["parameters"]),
             "throughput": throughput,
             "step_seconds": seconds,
+            "sampling": _sampling(case, result, window),
             "phases": Phases(**result["phases"]),
             "input_wait_seconds": result["input_wait_seconds"],
+            "flops_per_step": flops,
+            "flops_source": "analytic" if case.flops_per_step else reference.get("flops_source"),
             "tflops": tflops,
             "peak": peak,
-            "mfu": tflops / peak.tflops if peak else None,
-            "memory": Memory(**result["memory"], estimate_bytes=case.memory_bytes["total"]),
-            "energy": Energy(**result["energy"]) if result["energy"] else None,
+            "mfu": tflops / case.world_size / peak.tflops if peak and tflops else None,
+            "memory": _memory(case, max((rank["memory"] for rank in ranks), key=_largest)),
+            "energy": _energy([rank["energy"] for rank in ranks]),
             "energy_reason": result["energy_reason"],
             "loss": Loss(
                 first=losses[0],
@@ -98,22 +134,121 @@ def _measured(record: Record, case: Case, result: dict[str, Any]) -> Record:
             ),
             "metrics": result["metrics"],
             "facts": result["facts"],
-            "noise": verdicts.noise(throughput, estimates.coefficient_of_variation(window), result["load"]),
+            "noise": verdicts.noise(throughput, estimates.coefficient_of_variation(window), load, hardware),
+            "hardware": hardware,
+            "compile": Compile(**result["compiled"]) if result["compiled"] else None,
+            "parity": _gradient_parity(result, reference),
         }
     )
-    return _judged(record, result["wrong"])
+    if case.world_size > 1:
+        record = record.model_copy(update=_of_ranks(ranks, seconds.mean))
+    return _judged(record, losses, _differences(result["facts"], reference) + result["wrong"])
 
 
-def _judged(record: Record, wrong: list[str]) -> Record:
+def _sampling(case: Case, result: dict[str, Any], window: Sequence[float]) -> Sampling:
+    target = case.config["interval_target"]
+    trained = case.config["steps"] - result["first_timed_step"]
+    return Sampling(
+        target=target,
+        half_width=result["half_width"],
+        reached=result["half_width"] <= target,
+        steps=len(window),
+        steps_to_target=steps_to(target, window, FEWEST_STEPS),
+        extra_steps=len(window) - trained,
+        seconds=result["window_seconds"],
+        budget_seconds=case.config["budget_seconds"],
+    )
+
+
+def _memory(case: Case, found: dict[str, Any]) -> Memory:
+    estimate = case.memory_bytes
+    return Memory(
+        **found,
+        estimate_bytes=estimate["total"] if estimate else None,
+        estimate=MemorySplit(**estimate) if estimate else None,
+    )
+
+
+def _largest(memory: dict[str, Any]) -> int:
+    return int(memory["peak_allocated_bytes"] or memory["peak_rss_bytes"])
+
+
+def _energy(found: Sequence[dict[str, Any] | None]) -> Energy | None:
+    """Of all ranks that have a counter to read."""
+    known = [energy for energy in found if energy]
+    return Energy(joules=sum(one["joules"] for one in known), source=known[0]["source"]) if known else None
+
+
+def _of_ranks(ranks: Sequence[dict[str, Any]], step_seconds: float) -> dict[str, Any]:
+    """Fields of a record that several processes measured together."""
+    times = [rank["window_seconds"] for rank in ranks]
+    known = [rank["communication"] for rank in ranks if rank["communication"]]
+    communication = None
+    if known:
+        mean = fmean(one["seconds_per_step"] for one in known)
+        communication = Communication(
+            seconds_per_step=mean, share=min(1.0, mean / step_seconds), source=known[0]["source"]
+        )
+    return {
+        "ranks": [
+            Rank(**rank, communication_seconds=(rank["communication"] or {}).get("seconds_per_step")) for rank in ranks
+        ],
+        "rank_spread": (max(times) - min(times)) / fmean(times),
+        "communication": communication,
+    }
+
+
+def _gradient_parity(result: dict[str, Any], reference: Mapping[str, Any]) -> Parity | None:
+    found = result.get("gradients")
+    if found is None:
+        return None
+    check = ParityCheck(
+        reference="eager fp64",
+        metric=found["metric"],
+        limit=found["limit"],
+        value=found["value"],
+        verdict="pass" if found["passed"] else "fail",
+        step=None if found["passed"] else 0,
+        tensor=found["tensor"],
+    )
+    return verdicts.parity([check], reference.get("deterministic"))
+
+
+def _differences(facts: dict[str, Any], reference: Mapping[str, Any]) -> list[str]:
+    """What a case did not begin with as its reference did; then nothing can be compared."""
+    words = {"weights_sha256": "other weights", "batches_sha256": "other batches"}
+    return [
+        f"it began with {words[key]} than its reference"
+        for key in words
+        if key in reference and facts[key] != reference[key]
+    ]
+
+
+def _judged(record: Record, losses: Sequence[float], wrong: list[str]) -> Record:
     """A speed is only valid if the training was right."""
     assert record.loss is not None
     if not record.loss.finite:
-        return _invalid(record, "the loss is not finite", "a smaller --set learning_rate=…")
-    if not record.loss.learned:
-        return _invalid(record, "the loss did not fall", "more steps, or another --set learning_rate=…")
+        step = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        since = "after the last step" if step is None else f"from step {step}"
+        return _invalid(record, f"the loss is not finite {since}", "a smaller --set learning_rate=…")
     if wrong:
         return _invalid(record, "; ".join(wrong), "torch computes wrongly here, or llmbench does: `llmbench doctor`")
+    if record.parity and record.parity.verdict == "fail":
+        return _strayed(record, record.parity)
+    if not record.loss.learned:
+        return _invalid(record, "the loss did not fall", "more steps, or another --set learning_rate=…")
     return record
+
+
+def _strayed(record: Record, parity: Parity) -> Record:
+    place = f"step {parity.step}" if parity.step is not None else "the end"
+    tensor = f", tensor {parity.tensor}" if parity.tensor else ""
+    value = "not finite" if parity.value is None else f"{parity.value:.2g}"
+    return _invalid(
+        record,
+        f"it strays from {parity.reference} at {place}{tensor}: {parity.metric} is {value}, allowed is {parity.limit:.2g}",
+        "the speed of a training that goes elsewhere is no speed-up; is it the mode, or a broken torch: `llmbench doctor`",
+    )
 
 
 def _invalid(record: Record, message: str, hint: str | None) -> Record:
@@ -121,29 +256,45 @@ def _invalid(record: Record, message: str, hint: str | None) -> Record:
 
 
 def with_parity(record: Record, series: Series, reference: Record, reference_series: Series) -> Record:
-    """The record held against the eager fp32 case of the same training; ``invalid`` if it strays too far."""
-    if record.mode == EAGER or reference.loss is None or not reference.loss.finite:
+    """The record with its loss curve held against the eager fp32 case of the same training."""
+    if record.case == reference.case or reference.loss is None or not reference.loss.finite:
         return record
+    before = [check for check in record.parity.checks if check.reference != reference.case] if record.parity else []
     limit = parity_limit(record.mode)
-    found = verdicts.parity(_curve(series), _curve(reference_series), reference.case, limit)
+    checks = verdicts.curve_checks(_curve(series), _curve(reference_series), reference.case, limit)
+    found = verdicts.parity([*before, *checks], record.parity.deterministic if record.parity else None)
     record = record.model_copy(update={"parity": found})
     if found.verdict == "fail" and record.status == "ok":
-        return _invalid(
-            record,
-            f"the loss curve strays {found.value:.2%} from {reference.case}; its arithmetic explains {limit:.2%}",
-            "the speed of a training that goes elsewhere is no speed-up",
-        )
+        return _strayed(record, found)
     return record
+
+
+def with_scaling(record: Record, reference: Record | None) -> Record:
+    """The record with its throughput held against fewer ranks of the same.
+
+    Args:
+        reference: the same workload and mode at the smallest world size of the run.
+    """
+    if reference is None or record.throughput is None or reference.throughput is None:
+        return record
+    if record.world_size <= reference.world_size or reference.status != "ok":
+        return record
+    ratio = record.world_size / reference.world_size
+    efficiency = record.throughput.value / (reference.throughput.value * ratio)
+    scaling = Scaling(reference=reference.case, kind=record.config["scaling"], efficiency=efficiency)
+    return record.model_copy(update={"scaling": scaling})
 
 
 def _curve(series: Series) -> list[float]:
     return [math.nan if loss is None else loss for loss in series.loss]
 
 
-def with_measured_peak(record: Record, peaks: dict[str, float]) -> Record:
+def with_measured_peak(record: Record, peaks: Mapping[str, float | None]) -> Record:
     """The share of the matmul peak that was measured on the same device, in the mode's arithmetic."""
-    dtype = "bf16" if "bf16" in ingredients(record.mode) else "fp32"
-    if record.tflops is None or dtype not in peaks:
+    dtype = arithmetic(record.mode)
+    reached = peaks.get(dtype)
+    if record.tflops is None or not reached:
         return record
-    peak = Peak(tflops=peaks[dtype], source=f"largest of several {dtype} matmuls in this run")
-    return record.model_copy(update={"measured_peak": peak, "mfu_of_measured_peak": record.tflops / peak.tflops})
+    peak = Peak(tflops=reached, source=f"largest of several {dtype} matmuls on this machine")
+    share = record.tflops / record.world_size / reached
+    return record.model_copy(update={"measured_peak": peak, "mfu_of_measured_peak": share})

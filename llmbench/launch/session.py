@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from llmbench import __version__
 from llmbench.data.sources import load
 from llmbench.errors import UserError
 from llmbench.launch import record as records
-from llmbench.launch.prepare import BaseError, Data, describe, lora_base, measured_peaks
+from llmbench.launch.compiled import CompiledCode
+from llmbench.launch.prepare import BaseError, Data, describe, lora_base, measured_peaks, parity_reference
+from llmbench.launch.sampler import Sampler
 from llmbench.launch.target import Target
 from llmbench.results.fingerprint import differences, fingerprint, git_state
 from llmbench.results.redact import command as redacted
-from llmbench.results.schema import BROKEN, FINISHED, Error, Record, Run, Series
+from llmbench.results.schema import BROKEN, FINISHED, Error, Hardware, Record, Run, Series
 from llmbench.results.store import RunFolder
 from llmbench.suite.cases import Case, from_plan
-from llmbench.suite.modes import EAGER, ingredients
+from llmbench.suite.modes import EAGER, arithmetic, compiles, ingredients, parallel, precision
+
+DISTRIBUTED = (
+    "torch.distributed.launcher.api",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "torch.distributed.pipelining",
+)
 
 
 class Progress(Protocol):
@@ -42,6 +53,7 @@ class Request:
     suite_file: str
     description: str
     cases: list[Case]
+    ladder: list[str]
     python: str
     device: str
     data: str | None
@@ -55,7 +67,7 @@ def new_id() -> str:
 
 
 class Session:
-    """Runs cases one after the other and keeps what is finished, whatever happens.
+    """Runs cases one after the other and keeps what is finished, whatever happens. Use as a context manager.
 
     Args:
         folder: where the run is kept.
@@ -69,7 +81,16 @@ class Session:
         self._data = data
         self._progress = progress
         self._server_log = folder.path / "logs" / "preparation.log"
-        self._reference: dict[str, tuple[Case, Record, Series]] = {}
+        self._eager: dict[str, tuple[Record, Series]] = {}
+        self._references: dict[str, dict[str, Any]] = {}
+        self._gradients = tempfile.TemporaryDirectory(prefix="llmbench-gradients-")
+        self._sampler = Sampler(cast(Literal["cpu", "cuda"], run.device), _uuids(run))
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._gradients.cleanup()
 
     def execute(self) -> list[Record]:
         """Runs what is missing or failed; all records of the run, in the order of its cases.
@@ -103,12 +124,16 @@ class Session:
         self.run = self.run.model_copy(update={"status": status, "finished_at": records.utc_now()})
         self.folder.write_run(self.run)
 
-    def _run(self, case: Case, peaks: dict[str, float]) -> Record:
+    def _run(self, case: Case, peaks: dict[str, float | None]) -> Record:
         begin = time.monotonic()
         log = self.folder.log_path(case.id)
         record = records.begin(case, self.run.device).model_copy(update={"log": log})
+        if case.refused:
+            record = records.refused(record, case.refused)
+            self.folder.append(record)
+            return record
         try:
-            record, series = self._measure(case, record, log)
+            record, series = self._measure(case, record, self.folder.path / log)
         except KeyboardInterrupt:
             self._target.kill_job()
             self.folder.append(record.model_copy(update={"wall_seconds": time.monotonic() - begin}))
@@ -117,6 +142,7 @@ class Session:
         if series is not None:
             record = self._with_parity(case, record, series)
             record = record.model_copy(update={"series": self.folder.write_series(case.id, series)})
+        record = records.with_scaling(record, self._fewer_ranks(case))
         self.folder.append(record)
         self._remember(case, record, series)
         return record
@@ -132,47 +158,123 @@ class Session:
         self._remember(case, record, series)
 
     def _with_parity(self, case: Case, record: Record, series: Series) -> Record:
-        if case.workload not in self._reference:
-            return record
-        eager, reference, reference_series = self._reference[case.workload]
-        if not eager.same_training(case):
-            return record
-        return records.with_parity(record, series, reference, reference_series)
+        eager = self._eager.get(_key(case))
+        return records.with_parity(record, series, *eager) if eager else record
 
-    def _measure(self, case: Case, record: Record, log: str) -> tuple[Record, Series | None]:
+    def _remember(self, case: Case, record: Record, series: Series | None) -> None:
+        if case.mode == EAGER and series is not None:
+            self._eager[_key(case)] = (record, series)
+
+    def _fewer_ranks(self, case: Case) -> Record | None:
+        """The record of the same at the smallest world size, or else of the same mode in one process."""
+        one_process = "+".join(part for part in ingredients(case.mode) if not parallel(part)) or EAGER
+        found = [
+            record
+            for record in self.folder.records()
+            if record.workload == case.workload
+            and (record.mode == case.mode or (record.mode == one_process and record.world_size == 1))
+        ]
+        return min(found, key=lambda record: (record.world_size, record.mode != case.mode), default=None)
+
+    def _measure(self, case: Case, record: Record, log: Path) -> tuple[Record, Series | None]:
         data = self._data.of(case)
-        if case.family.name == "lora":
+        if case.family.base:
             try:
-                weights = lora_base(
-                    self._target, case, self._data, self.run.device, self.folder.path / log, self._progress.phase
-                )
+                weights = lora_base(self._target, case, self._data, self.run.device, log, self._progress.phase)
             except BaseError as error:
                 problem = Error(type="BaseError", message=f"training LoRA's base failed: {error}", hint="see its log")
                 return record.model_copy(update={"status": "failed", "error": problem}), None
             data = data | {"base": str(weights)}
+        reference = self._reference(case, data, log)
         job = {
             "kind": "case",
             "config": case.config,
             "mode": ingredients(case.mode),
+            "arithmetic": arithmetic(case.mode),
+            "precision": precision(case.mode),
             "device": self.run.device,
             "data": data,
             "threads": case.config["threads"],
+            "world_size": case.world_size,
+            "distributed": parallel(case.mode),
+            "gradients": reference.get("file"),
         }
-        outcome = self._target.run(job, self.folder.path / log, case.config["deadline_seconds"], self._on_event)
-        return records.finish(record, case, outcome)
+        if compiles(case.mode):
+            return self._measure_compiled(case, record, log, job, reference)
+        return self._train(case, record, log, job, reference)
 
-    def _on_event(self, event: dict[str, Any]) -> None:
-        if event["event"] == "phase":
+    def _train(
+        self, case: Case, record: Record, log: Path, job: dict[str, Any], reference: dict[str, Any]
+    ) -> tuple[Record, Series | None]:
+        hardware: list[Hardware] = []
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] != "phase":
+                return
+            if event["name"] == "timed":
+                self._sampler.start()
+            elif found := self._sampler.stop():
+                hardware.append(found)
             self._progress.phase(event["name"])
 
-    def _remember(self, case: Case, record: Record, series: Series | None) -> None:
-        if case.mode == EAGER and series is not None:
-            self._reference[case.workload] = (case, record, series)
+        try:
+            outcome = self._target.run(job, log, case.config["deadline_seconds"], on_event)
+        finally:
+            self._sampler.stop()
+        return records.finish(record, case, outcome, reference, hardware[0] if hardware else None)
+
+    def _measure_compiled(
+        self, case: Case, record: Record, log: Path, job: dict[str, Any], reference: dict[str, Any]
+    ) -> tuple[Record, Series | None]:
+        """A cold start, when nothing was compiled, and a warm one in a fresh process; one of them is the case itself."""
+        code = CompiledCode.of(case, self.run.device, self._target.hello["torch"])
+        code.begin()
+        job = job | {"inductor_cache": str(code.folder)}
+        cold = code.cold()
+        record, series = self._train(case, record, log, job, reference)
+        if record.compile is None or record.phases is None:
+            return record, series
+        if cold:
+            found = {"cold_seconds": cold["seconds"], "cold_at": cold["at"], "warm_seconds": record.phases.compile}
+        else:
+            code.remember(record.phases.compile, record.started_at)
+            self._progress.phase("compile again")
+            again = self._target.run(job | {"kind": "compile"}, log, case.config["deadline_seconds"])
+            warm = (again.result or {}).get("seconds")
+            found = {"cold_seconds": record.phases.compile, "cold_at": record.started_at, "warm_seconds": warm}
+        return record.model_copy(update={"compile": record.compile.model_copy(update=found)}), series
+
+    def _reference(self, case: Case, data: dict[str, Any], log: Path) -> dict[str, Any]:
+        """The gradients that all cases of one training are held against, computed once."""
+        key = _key(case)
+        if key not in self._references:
+            alike = [other for other in map(from_plan, self.run.cases) if _key(other) == key]
+            file = Path(self._gradients.name, f"{len(self._references)}.pt")
+            self._progress.phase("reference")
+            needed = {precision(other.mode) for other in alike}
+            found = parity_reference(self._target, case, needed, data, self.run.device, file, log)
+            self._references[key] = found | ({} if "reason" in found else {"file": str(file)})
+        return self._references[key]
+
+
+def _key(case: Case) -> str:
+    """What two cases have in common that train the same."""
+    return json.dumps(case.training, sort_keys=True)
+
+
+def _uuids(run: Run) -> list[str] | None:
+    found = [device["uuid"] for device in run.environment.get("devices", []) if device.get("uuid")]
+    return found or None
 
 
 def preload(cases: Sequence[Case]) -> list[str]:
     """Modules that each of these cases would have to import for itself: inductor takes longer than a small case."""
-    return ["torch._inductor.compile_fx"] if any("compile" in ingredients(case.mode) for case in cases) else []
+    names = dict.fromkeys(name for case in cases for name in case.family.preload)
+    if any(compiles(case.mode) for case in cases):
+        names["torch._inductor.compile_fx"] = None
+    if any(parallel(case.mode) for case in cases):
+        names |= dict.fromkeys(DISTRIBUTED)
+    return list(names)
 
 
 def start(request: Request, target: Target, progress: Progress) -> Session:
@@ -194,6 +296,7 @@ def start(request: Request, target: Target, progress: Progress) -> Session:
             suite_file=request.suite_file,
             description=request.description,
             cases=[case.planned() for case in request.cases],
+            ladder=request.ladder,
             command=redacted(list(request.command)),
             working_folder=str(Path.cwd()),
             llmbench=__version__,

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,21 @@ OnEvent = Callable[[dict[str, Any]], None]
 
 
 @dataclass
+class RankState:
+    """What is known of one process of a parallel job.
+
+    Attributes:
+        log_begin: where its log of this job begins.
+    """
+
+    pid: int
+    host: str
+    phase: str = "start"
+    steps: int = 0
+    log_begin: int = 0
+
+
+@dataclass
 class Outcome:
     """How a job ended.
 
@@ -37,6 +52,8 @@ class Outcome:
         phase: the last one that the job entered.
         oom_killed: the kernel killed something for memory while the job ran.
         log_begin: where the log of this job begins; an earlier attempt may have written before it.
+        steps: training steps that were done.
+        ranks: of a parallel job, what each process was about.
     """
 
     result: dict[str, Any] | None = None
@@ -47,12 +64,20 @@ class Outcome:
     wall_seconds: float = 0.0
     log: Path | None = None
     log_begin: int = 0
+    steps: int = 0
+    ranks: dict[int, RankState] = field(default_factory=dict)
 
-    def log_text(self) -> str:
-        """What this job wrote to its log."""
-        if self.log is None or not self.log.exists():
+    def log_text(self, rank: int | None = None) -> str:
+        """What this job, or one of its ranks, wrote to its log."""
+        if self.log is None:
             return ""
-        return self.log.read_bytes()[self.log_begin :].decode("utf-8", errors="replace")
+        file, begin = (self.log, self.log_begin) if rank is None else (log_of(self.log, rank), self.ranks[rank].log_begin)
+        return file.read_bytes()[begin:].decode("utf-8", errors="replace") if file.exists() else ""
+
+
+def log_of(log: Path, rank: int) -> Path:
+    """The log of one rank, beside that of the whole job (``worker/ranks.py`` writes it)."""
+    return log.with_name(f"{log.stem}.rank{rank}{log.suffix}")
 
 
 class Target:
@@ -118,12 +143,20 @@ class Target:
             self._stop()
             self._start()
         self.ready()
-        outcome = Outcome(log=log, log_begin=log.stat().st_size if log.exists() else 0)
+        outcome = Outcome(log=log, log_begin=_size(log))
         begin = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="llmbench-") as folder, OomCounter() as oom:
-            result = Path(folder) / "result.json"
-            self._send(job | {"result": str(result), "log": str(log.resolve()), "asked_at": begin})
+            result, heartbeat = Path(folder) / "result.json", Path(folder) / "steps"
+            heartbeat.touch()
+            files = {"result": str(result), "log": str(log.resolve()), "heartbeat": str(heartbeat)}
+            begins = {rank: _size(log_of(log, rank)) for rank in range(job.get("world_size", 1))}
+            self._send(job | files | {"asked_at": begin})
             self._watch(outcome, begin + deadline, on_event)
+            steps = _counters(heartbeat)
+            outcome.steps = min(steps, default=0)
+            for rank, state in outcome.ranks.items():
+                state.log_begin = begins[rank]
+                state.steps = steps[rank] if rank < len(steps) else 0
             if result.exists():
                 outcome.result = json.loads(result.read_text(encoding="utf-8"))
             outcome.oom_killed = oom.count() > 0
@@ -140,14 +173,20 @@ class Target:
             event = self._next(deadline - time.monotonic())
             if event is None and self._alive():
                 outcome.timed_out = True
-                self._ask_for_stack()
+                self._ask_for_stack(outcome)
                 self.kill_job()
                 event = self._next(START_SECONDS, until="exited")
             if event is None:
                 return  # the server died, and took the job with it
             if event["event"] == "started":
                 self._job = event["pid"]
+            elif event["event"] == "rank":
+                outcome.ranks[event["rank"]] = RankState(event["pid"], event["host"])
             elif event["event"] == "phase":
+                if "rank" in event:
+                    outcome.ranks[event["rank"]].phase = event["name"]
+                    if event["rank"] > 0:
+                        continue  # the first one speaks for all
                 outcome.phase = event["name"]
             elif event["event"] == "exited":
                 outcome.code = event["code"]
@@ -156,9 +195,14 @@ class Target:
                 return
             on_event(event)
 
-    def _ask_for_stack(self) -> None:
-        if self._job is not None:
-            os.kill(self._job, signal.SIGUSR1)
+    def _ask_for_stack(self, outcome: Outcome) -> None:
+        processes = [state.pid for state in outcome.ranks.values()] or ([self._job] if self._job is not None else [])
+        for process in processes:
+            try:
+                os.kill(process, signal.SIGUSR1)
+            except ProcessLookupError:
+                continue  # it is not the one that hangs
+        if processes:
             time.sleep(STACK_SECONDS)
 
     def _start(self) -> None:
@@ -237,6 +281,16 @@ class Target:
         assert self._process is not None
         code = self._process.wait()
         return f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}; {self.last_words()}"
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _counters(heartbeat: Path) -> list[int]:
+    """Steps done by rank, as ``worker/events.py`` counts them."""
+    data = heartbeat.read_bytes()
+    return [int.from_bytes(data[begin : begin + 8], "little") for begin in range(0, len(data), 8)]
 
 
 def patience(environ: Mapping[str, str]) -> dict[str, str]:

@@ -88,6 +88,7 @@ class Compile(Part):
     cold_seconds: float | None = metric(
         "lower", "s", default=None, description="first step with an empty cache of compiled code"
     )
+    cold_at: str | None = Field(None, description="when that was: the compiled code is kept from run to run")
     warm_seconds: float | None = metric(
         "lower",
         "s",

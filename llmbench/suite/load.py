@@ -5,15 +5,15 @@ from __future__ import annotations
 import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmbench.errors import UserError, nearest
 from llmbench.paths import suites_folder
-from llmbench.suite.modes import EAGER, canonical, combinations
+from llmbench.suite.modes import EAGER, MODES, any_mode_matches, canonical
 from llmbench.suite.toml import Lines, Location
-from llmbench.suite.workloads import FAMILIES, WORKLOADS, workload
+from llmbench.suite.workloads import FAMILIES, WORKLOADS, Lookup, workload
 
 
 class Strict(BaseModel):
@@ -24,7 +24,7 @@ class Settings(Strict):
     """What a suite can set, for all its cases or for some. ``None``: the workload's size decides."""
 
     steps: int = Field(100, ge=10, description="training steps; the last ones, after warm-up, are timed")
-    micro_batch_size: int | None = Field(None, ge=1, description="sequences (samples) of one step")
+    micro_batch_size: int | None = Field(None, ge=1, description="sequences (samples) of one step of one process")
     sequence_length: int | None = Field(None, ge=8, description="tokens of one sequence")
     learning_rate: float | None = Field(None, gt=0, description="peak; linear warm-up, then cosine to a tenth")
     warmup_fraction: float = Field(0.1, ge=0, le=1, description="share of the steps in which the rate rises")
@@ -34,9 +34,15 @@ class Settings(Strict):
     threads: int | None = Field(None, ge=1, description="CPU threads of the worker; torch decides if unset")
     deadline_seconds: float = Field(900, gt=0, description="a case that takes longer is stopped")
     eval_batches: int = Field(8, ge=1, description="batches of held-out data; fewer if there are fewer")
-    compile_scope: Literal["whole", "blocks"] = Field(
-        "whole", description="compile the whole model, or each transformer block (compiles once, starts sooner)"
+    interval_target: float = Field(
+        0.02, gt=0, description="timed until the 95 % interval of the throughput is within ± this share of it"
     )
+    budget_seconds: float = Field(10, ge=0, description="timed beyond the training steps for no longer than this")
+    scaling: Literal["strong", "weak"] = Field(
+        "strong", description="strong: ranks share the batch of one process; weak: every rank has as much"
+    )
+    tensor_parallel_size: int | None = Field(None, ge=1, description="of fsdp+tp; 2 if the world size is even")
+    pipeline_micro_batches: int = Field(4, ge=1, description="of pp: into how many parts a batch is split")
     lora_rank: int = Field(8, ge=1)
     base_steps: int = Field(60, ge=1, description="steps that train LoRA's base before it is frozen")
     nsp: bool = Field(False, description="BERT: next-sentence prediction beside the masked words")
@@ -59,6 +65,7 @@ class Override(Pattern):
 class Include(Strict):
     workload: str
     mode: str = EAGER
+    world_size: int = Field(1, ge=1)
 
 
 class Suite(Strict):
@@ -67,7 +74,8 @@ class Suite(Strict):
     description: str = ""
     workloads: list[str] = []
     modes: list[str] = Field([EAGER], min_length=1)
-    world_sizes: list[int] = Field([1], min_length=1)
+    ladder: list[str] = []  # techniques, one added after the other: modes that build on one another
+    world_sizes: list[Annotated[int, Field(ge=1)]] = Field([1], min_length=1)
     settings: dict[str, Any] = {}
     override: list[Override] = []
     include: list[Include] = []
@@ -79,13 +87,15 @@ class SuiteFile:
 
     Args:
         path: the TOML file.
+        lookup: finds workloads by name.
 
     Raises:
         UserError: unreadable, no TOML, or a key, workload, mode or value that is wrong; file, line and key are named.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lookup: Lookup = workload) -> None:
         self.path = path
+        self._lookup = lookup
         self.name = path.stem
         try:
             text = path.read_text(encoding="utf-8")
@@ -139,10 +149,10 @@ class SuiteFile:
         for index, include in enumerate(suite.include):
             self._known_workload(include.workload, ("include", index, "workload"))
             self._known_mode(include.mode, ("include", index, "mode"))
-        for index, size in enumerate(suite.world_sizes):
-            if size != 1:
-                hint = "this version trains in one process; leave world_sizes out, or [1]"
-                raise self.wrong(f"world_sizes: {size} is not supported", hint, ("world_sizes", index))
+        if suite.ladder and "modes" in suite.model_fields_set:
+            raise self.wrong("modes and ladder exclude each other", "a ladder says which modes there are", ("ladder",))
+        for index in range(len(suite.ladder)):
+            self._known_mode("+".join(suite.ladder[: index + 1]), ("ladder", index))
         if not suite.workloads and not suite.include:
             raise self.wrong("no workloads", f"workloads = [...] with names of: {', '.join(WORKLOADS)}", ("workloads",))
         for index, override in enumerate(suite.override):
@@ -153,7 +163,7 @@ class SuiteFile:
 
     def _known_workload(self, name: str, location: Location) -> None:
         try:
-            workload(name)
+            self._lookup(name)
         except UserError as error:
             raise self.wrong(error.message, error.hint, location) from None
 
@@ -165,15 +175,16 @@ class SuiteFile:
 
     def _meets(self, pattern: Pattern, location: Location) -> None:
         """Raises: UserError: no workload or no mode can match the pattern, which is a typing error."""
-        if not any(fnmatchcase(name, pattern.workload) for name in WORKLOADS):
+        names = [*WORKLOADS, *self.suite.workloads, *(include.workload for include in self.suite.include)]
+        if not any(fnmatchcase(name, pattern.workload) for name in names):
             hint = nearest(pattern.workload, [*WORKLOADS, *(f"{family}-*" for family in FAMILIES)])
             raise self.wrong(f"no workload matches {pattern.workload!r}", hint, (*location, "workload"))
-        if not any(fnmatchcase(name, pattern.mode) for name in combinations()):
-            hint = nearest(pattern.mode, combinations())
+        if not any_mode_matches(pattern.mode):
+            hint = nearest(pattern.mode, [EAGER, *MODES])
             raise self.wrong(f"no mode matches {pattern.mode!r}", hint, (*location, "mode"))
 
 
-def find(name: str) -> SuiteFile:
+def find(name: str, lookup: Lookup = workload) -> SuiteFile:
     """A suite by the name of a shipped one, or by the path of a TOML file.
 
     Raises:
@@ -181,13 +192,13 @@ def find(name: str) -> SuiteFile:
     """
     known = shipped()
     if name in known:  # a file that happens to be called ``ci`` does not hide it; ``./ci`` names the file
-        return SuiteFile(known[name])
+        return SuiteFile(known[name], lookup)
     path = Path(name)
     if path.suffix != ".toml" and not path.is_file():
         raise UserError(f"unknown suite {name!r}", f"{nearest(name, known)}; or give the path of a TOML file")
     if not path.exists():
         raise UserError(f"{name}: no such file", f"shipped suites: {', '.join(known)}")
-    return SuiteFile(path)
+    return SuiteFile(path, lookup)
 
 
 def shipped() -> dict[str, Path]:

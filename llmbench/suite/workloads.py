@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmbench.errors import UserError, nearest
+
+Unit = Literal["tokens/s", "samples/s"]
+Tokenizer = Literal["bpe", "wordpiece"]
+Objective = Literal["regression", "causal", "masked", "own"]
 
 
 @dataclass(frozen=True)
@@ -13,11 +18,12 @@ class Size:
     """One named size of a family.
 
     Attributes:
-        model: the model's configuration, as the worker's config dataclass takes it.
+        model: the model's configuration, as the worker's config dataclass takes it. Of a model that is not ours:
+            ``vocab_size``, the most that the tokenizer may have, and ``n_positions``, the longest sequence.
         settings: defaults of the suite settings that depend on the size.
     """
 
-    model: dict[str, int]
+    model: dict[str, Any]
     settings: dict[str, Any]
 
 
@@ -27,27 +33,51 @@ class Family:
 
     Attributes:
         tokenizer: the kind that cuts the text, or None for a workload without text.
-        smallest: the size that suites of quick checks use.
+        objective: what is learned; ``masked`` has a number of masked words in each sequence, and may have NSP.
+        models: whose model it is: llmbench's, one of the hf libraries, or the user's. Some modes are made for ours.
+        peer_of: the family that trains the same on the same data with a model of ours.
+        base: it adapts a model that another job has trained before.
+        preload: modules that the server of the target imports once, so that no case waits for them.
     """
 
     name: str
     title: str
-    unit: Literal["tokens/s", "samples/s"]
-    tokenizer: Literal["bpe", "wordpiece"] | None
+    unit: Unit
+    tokenizer: Tokenizer | None
     sizes: dict[str, Size] = field(default_factory=dict)
+    objective: Objective = "own"
+    models: Literal["own", "hf", "foreign"] = "own"
+    peer_of: str | None = None
+    base: bool = False
+    preload: tuple[str, ...] = ()
 
     @property
     def smallest(self) -> str:
         return f"{self.name}-{next(iter(self.sizes))}"
 
+    @property
+    def blocks(self) -> bool:
+        """Whether the model has transformer blocks, as ``model.blocks``."""
+        return self.objective in ("causal", "masked")
+
+    @property
+    def vocabulary_head(self) -> bool:
+        """Whether the model ends in our head over the vocabulary, which can work in chunks."""
+        return self.models == "own" and self.tokenizer is not None
+
 
 @dataclass(frozen=True)
 class Workload:
-    """A family at one size, e.g. ``gpt-tiny``."""
+    """A family at one size, e.g. ``gpt-tiny``, or a foreign one.
+
+    Attributes:
+        foreign: of a workload that is not built in, what its cases keep as ``config["foreign"]``; see ``foreign()``.
+    """
 
     name: str
     family: Family
     size: Size
+    foreign: dict[str, Any] | None = None
 
 
 def _gpt(vocab_size: int, n_positions: int, n_layer: int, n_head: int, d_model: int) -> dict[str, int]:
@@ -101,18 +131,65 @@ _REGRESSION_SIZES = {
     ),
 }
 
+_TRANSFORMERS = "transformers.models.{0}.modeling_{0}"
+
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family("regression", "y = 3x + noise by mean squared error", "samples/s", None, _REGRESSION_SIZES),
-        Family("bert", "BERT encoder, masked language model", "tokens/s", "wordpiece", _BERT_SIZES),
-        Family("gpt", "GPT-2 decoder, language model", "tokens/s", "bpe", _GPT_SIZES),
+        Family(
+            "regression",
+            "y = 3x + noise by mean squared error",
+            "samples/s",
+            None,
+            _REGRESSION_SIZES,
+            objective="regression",
+        ),
+        Family(
+            "bert", "BERT encoder, masked language model", "tokens/s", "wordpiece", _BERT_SIZES, objective="masked"
+        ),
+        Family("gpt", "GPT-2 decoder, language model", "tokens/s", "bpe", _GPT_SIZES, objective="causal"),
         Family(
             "lora",
             "GPT-2 trained on one text, adapted to another by low-rank updates",
             "tokens/s",
             "bpe",
             _GPT_SIZES,
+            objective="causal",
+            base=True,
+        ),
+        Family(
+            "hf-bert",
+            "the same as bert, with transformers' BertForMaskedLM",
+            "tokens/s",
+            "wordpiece",
+            _BERT_SIZES,
+            objective="masked",
+            models="hf",
+            peer_of="bert",
+            preload=(_TRANSFORMERS.format("bert"),),
+        ),
+        Family(
+            "hf-gpt2",
+            "the same as gpt, with transformers' GPT2LMHeadModel",
+            "tokens/s",
+            "bpe",
+            _GPT_SIZES,
+            objective="causal",
+            models="hf",
+            peer_of="gpt",
+            preload=(_TRANSFORMERS.format("gpt2"),),
+        ),
+        Family(
+            "peft-lora",
+            "the same as lora, with peft on transformers' GPT2LMHeadModel",
+            "tokens/s",
+            "bpe",
+            _GPT_SIZES,
+            objective="causal",
+            models="hf",
+            peer_of="lora",
+            base=True,
+            preload=(_TRANSFORMERS.format("gpt2"), "peft"),
         ),
     )
 }
@@ -123,10 +200,59 @@ WORKLOADS: dict[str, Workload] = {
     for size, values in family.sizes.items()
 }
 
+Lookup = Callable[[str], Workload]
+"""Finds a workload by its name, built in or foreign. Raises: UserError: there is none."""
+
+HF = "hf"
+"""Family of the workloads ``hf:CONFIG_DIR``."""
+OWN = "own"
+"""Family of the users' own workloads: ``module:attribute``, or the name of an entry point."""
+
 
 def workload(name: str) -> Workload:
-    """Raises: UserError: there is no such workload; the nearest names are suggested."""
+    """A workload that is built in.
+
+    Raises:
+        UserError: there is no such workload; the nearest names are suggested.
+    """
     try:
         return WORKLOADS[name]
     except KeyError:
         raise UserError(f"unknown workload {name!r}", nearest(name, WORKLOADS)) from None
+
+
+def foreign(name: str, size: Size, about: Mapping[str, Any]) -> Workload:
+    """A workload that is not built in.
+
+    Args:
+        name: as it stands in the ids of cases.
+        about: ``family`` (``HF`` or ``OWN``), ``title``, ``unit``, ``tokenizer``, ``objective``, ``parameters`` (total,
+            or None if unknown), and what the worker needs to build it (``source`` or ``hf``). It is kept with the
+            configuration of each case, so that a run is told, resumed and compared without asking again.
+    """
+    return Workload(name, _foreign_family(about), size, dict(about))
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family of a case by its configuration."""
+    about = config.get("foreign")
+    return _foreign_family(about) if about else FAMILIES[config["family"]]
+
+
+def _foreign_family(about: Mapping[str, Any]) -> Family:
+    return Family(
+        about["family"],
+        about["title"],
+        about["unit"],
+        about["tokenizer"],
+        objective=about["objective"],
+        models="hf" if about["family"] == HF else "foreign",
+    )
+
+
+def peer_name(name: str) -> str | None:
+    """Our workload that is the same as a peer's: ``hf-gpt2-tiny`` → ``gpt-tiny``; None if it is no peer's."""
+    known = WORKLOADS.get(name)
+    if known is None or known.family.peer_of is None:
+        return None
+    return known.family.peer_of + name.removeprefix(known.family.name)

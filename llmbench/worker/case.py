@@ -4,88 +4,222 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from llmbench.worker.device import Device
-from llmbench.worker.events import Events, enter
-from llmbench.worker.loop import Trainer, train
+from llmbench.worker.events import Events, Heartbeat, enter
+from llmbench.worker.loop import Sampling, Timing, Trainer, train
+from llmbench.worker.measure.communication import measure_communication
 from llmbench.worker.measure.energy import EnergyMeter
 from llmbench.worker.measure.load import LoadMeter
-from llmbench.worker.measure.memory import MemoryMeter
+from llmbench.worker.measure.memory import ActivationMeter, MemoryMeter, split
+from llmbench.worker.measure.parity import compare_gradients, weights_fingerprint
 from llmbench.worker.measure.peaks import data_sheet
-from llmbench.worker.modes import apply
+from llmbench.worker.modes import Execution, apply, compile, precision
 from llmbench.worker.optimizer import adamw, warmup_cosine
+from llmbench.worker.prepare import build
 from llmbench.worker.tensors import fingerprint
-from llmbench.worker.workloads import WORKLOADS
+from llmbench.worker.world import World, gather_weights, join
 
 
 def run_case(job: dict[str, Any], events: Events) -> dict[str, Any]:
-    """Trains one case and measures it.
+    """Trains one case and measures it; of a parallel case, what one rank does.
 
     Args:
         job: ``config`` (all settings, ``model``, ``family``), ``mode`` (ingredients), ``device``, ``data`` (token
-            files and what is known of them), ``asked_at`` (monotonic seconds when the process was asked for).
+            files and what is known of them), ``asked_at`` (monotonic seconds when the process was asked for),
+            ``arithmetic`` (of the mode) and, where there is a reference, ``gradients`` (its file).
 
     Returns:
         What was measured, raw: the control side makes the record of it.
     """
-    config, mode = job["config"], job["mode"]
-    phases = {"import": time.monotonic() - job["asked_at"]}
     device = Device(job["device"])
-    begin = enter(events, "build")
-    memory, energy, load = MemoryMeter(device), EnergyMeter(device), LoadMeter()
-    torch.manual_seed(config["seed"])
-    workload = WORKLOADS[config["family"]](config, job["data"])
-    model = workload.build()
-    batches = workload.stage(config["steps"])
-    model = model.to(device.torch)
-    workload.before(model)
-    model, context = apply(model, mode, device, config)
-    trainer = _trainer(model, device.move(batches), config, context)
-    device.synchronize()
-    phases["build"] = time.perf_counter() - begin
+    world = join(job["mode"], job["config"], device)
+    try:
+        return _Case(job, events, device, world).run()
+    finally:
+        world.leave()
+
+
+class _Case:
+    """One rank of a case."""
+
+    def __init__(self, job: dict[str, Any], events: Events, device: Device, world: World) -> None:
+        self.job, self.events, self.device, self.world = job, events, device, world
+        self.config: dict[str, Any] = job["config"]
+        self.mode: list[str] = job["mode"]
+        self.phases = {"import": time.monotonic() - job["asked_at"]}
+        self.memory = MemoryMeter(device)
+        self.energy = EnergyMeter(device, counts=world.local_rank == 0)
+        self.load = LoadMeter()
+        self.found: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Any]:
+        begin = enter(self.events, "build")
+        self.workload, model, batches = build(self.job)
+        facts = {"batches_sha256": fingerprint(*batches), "weights_sha256": weights_fingerprint(model)}
+        wrong = self._disagreements(facts)
+        model = precision.cast(model.to(self.device.torch), self.mode)
+        self.workload.before(model)
+        parameters = _count(model)
+        self.execution = apply(model, self.mode, self.device, self.config, self.world)
+        compiled = bool(set(self.mode) & compile.SCOPES.keys())
+        self.activations = ActivationMeter(self.execution.model, self.device, hooks=not compiled)
+        self.trainer = _trainer(self.execution, self.device.move(self._own(batches)), self.job)
+        self.device.synchronize()
+        self.phases["build"] = time.perf_counter() - begin
+
+        timing = train(
+            self.trainer, self.device, self.events, self._sampling(), self._instruments(), self._inspect
+        )
+        self.phases |= timing.phases
+        communication = self._communication(timing)
+
+        begin = enter(self.events, "evaluate")
+        losses = self._losses()
+        evaluated = self._evaluate()
+        self.phases["evaluate"] = time.perf_counter() - begin
+        return evaluated | self.found | {
+            "phases": self.phases,
+            "input_wait_seconds": self.trainer.input_wait,
+            "step_seconds": timing.step_seconds,
+            "first_timed_step": timing.first_timed_step,
+            "window_seconds": timing.window_seconds,
+            "half_width": timing.half_width,
+            "losses": losses,
+            "compiled": compile.facts() if compiled else None,
+            "facts": evaluated["facts"] | facts | self.memory.facts | {"threads": torch.get_num_threads()},
+            "wrong": wrong + evaluated["wrong"],
+            "parameters": parameters,
+            "energy_reason": self.energy.reason,
+            "peak": data_sheet(self.device.name, self.job["arithmetic"]),
+            "rank": self._of_rank(timing, communication),
+        }
+
+    def _disagreements(self, facts: dict[str, str]) -> list[str]:
+        """What the ranks do not begin with alike: then they do not train one model on one stream of batches."""
+        words = {"batches_sha256": "the order of the data", "weights_sha256": "the weights"}
+        return [
+            f"rank {rank} differs from rank 0 in {words[name]}"
+            for rank, theirs in enumerate(self.world.all(facts))
+            for name in words
+            if theirs[name] != self.world.all(facts)[0][name]
+        ]
+
+    def _own(self, batches: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """This rank's part of every batch."""
+        if self.world.data_size == 1:
+            return batches
+        return tuple(tensor.chunk(self.world.data_size, dim=1)[self.world.data_rank] for tensor in batches)
+
+    def _sampling(self) -> Sampling:
+        target, budget = self.config["interval_target"], self.config["budget_seconds"]
+        return Sampling(target, budget, self._as_rank_0) if self.world.mesh else Sampling(target, budget)
+
+    def _as_rank_0(self, steps: int) -> int:
+        told = torch.tensor([steps], device=self.device.torch)
+        dist.broadcast(told, src=0)
+        return int(told.item())
 
     @contextmanager
-    def instruments() -> Any:
-        trainer.input_wait = 0.0
-        load.start()
-        energy.start()
+    def _instruments(self) -> Iterator[None]:
+        self.trainer.input_wait = 0.0
+        self.load.start()
+        self.energy.start()
         yield
-        found.update(energy=energy.stop(), load=load.stop(), memory=memory.read())
+        self.found.update(energy=self.energy.stop(), load=self.load.stop(), memory=self.memory.read())
+        self.found["memory"]["split"] = self.split
 
-    found: dict[str, Any] = {}
-    timing = train(trainer, device, events, instruments())
-    phases |= timing.phases
-    found["energy_reason"] = energy.reason
+    def _inspect(self, step: int) -> None:
+        """After the backward passes of the first two steps: are the gradients right, and what does memory hold?"""
+        if step == 0:
+            if self.job.get("gradients"):
+                self.found["gradients"] = compare_gradients(
+                    self.execution.model, self.world, self.job["gradients"], self.job["precision"]
+                )
+            self.execution.gradients.watch = self.activations.forward
+            return
+        self.execution.gradients.watch = nullcontext
+        self.split = split(self.execution.model, self.trainer.optimizer, self.device, self.activations.bytes)
+        self.memory.reset()
 
-    begin = enter(events, "evaluate")
-    losses = trainer.losses.tolist()
-    # The model as written, in the arithmetic of the mode: compiling it again for evaluation would only cost time.
-    with torch.compiler.set_stance("force_eager"):
-        with context():
-            eval_loss, metrics = workload.evaluate(model)
-        facts, wrong = workload.proofs(model)
-    references = workload.references()
-    phases["evaluate"] = time.perf_counter() - begin
-    return found | {
-        "phases": phases,
-        "input_wait_seconds": trainer.input_wait,
-        "step_seconds": timing.step_seconds,
-        "first_timed_step": timing.first_timed_step,
-        "window_seconds": timing.window_seconds,
-        "losses": losses,
-        "eval_loss": eval_loss,
-        "metrics": metrics,
-        "references": references,
-        "facts": facts | {"batches_sha256": fingerprint(*batches), "threads": torch.get_num_threads()},
-        "wrong": wrong,
-        "parameters": _parameters(model),
-        "peak": data_sheet(device.name, "bf16" if "bf16" in mode else "fp32"),
-    }
+    def _communication(self, timing: Timing) -> dict[str, Any] | None:
+        if self.world.size == 1:
+            return None
+        enter(self.events, "communication")
+        return measure_communication(self.trainer, self.device)
+
+    def _losses(self) -> list[float]:
+        losses = self.trainer.losses[:-1]
+        if "pp" in self.mode:  # they are known on the last stage, and zero on the others
+            dist.all_reduce(losses)
+        return self.world.data_mean(losses).tolist()
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Loss and metrics on held-out data, and the proofs: of the model as written, in the arithmetic of the mode.
+
+        A model that is split over the ranks is put together again.
+        """
+        model = self.execution.model
+        if self.world.mesh is not None:
+            weights = gather_weights(model, self.world)
+            if self.world.rank > 0:
+                return {"facts": {}, "wrong": []}
+            model = precision.cast(self.workload.build().to(self.device.torch), self.mode)
+            model.load_state_dict(weights)
+        # Compiling it again for evaluation would only cost time.
+        with torch.compiler.set_stance("force_eager"):
+            with self._arithmetic():
+                loss, metrics = self.workload.evaluate(model)
+            facts, wrong = self.workload.proofs(model)
+        references = self.workload.references()
+        return {"eval_loss": loss, "metrics": metrics, "references": references, "facts": facts, "wrong": wrong}
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        return precision.autocast([part for part in self.mode if part not in ("fsdp", "hsdp")], self.device)()
+
+    def _of_rank(self, timing: Timing, communication: dict[str, Any] | None) -> dict[str, Any]:
+        memory = self.found["memory"]
+        return {
+            "rank": self.world.rank,
+            "host": self.world.host,
+            "device": self.device.name,
+            "window_seconds": timing.window_seconds,
+            "communication": communication,
+            "peak_allocated_bytes": memory["peak_allocated_bytes"],
+            "peak_rss_bytes": memory["peak_rss_bytes"],
+            "memory": memory,
+            "load": self.found["load"],
+            "energy": self.found["energy"],
+        }
+
+
+def compile_again(job: dict[str, Any], events: Events) -> dict[str, Any]:
+    """The first step of a compiled case whose code is in the cache: ``seconds``.
+
+    Args:
+        job: as for ``run_case``.
+    """
+    device = Device(job["device"])
+    world = join(job["mode"], job["config"], device)
+    try:
+        _, model, batches = build(job)
+        model = precision.cast(model.to(device.torch), job["mode"])
+        execution = apply(model, job["mode"], device, job["config"], world)
+        trainer = _trainer(execution, device.move(tuple(tensor[:1] for tensor in batches)), job)
+        device.synchronize()
+        begin = enter(events, "compile")
+        trainer.step()
+        device.synchronize()
+        return {"seconds": time.perf_counter() - begin, "rank": {}}
+    finally:
+        world.leave()
 
 
 def train_base(job: dict[str, Any], events: Events) -> dict[str, Any]:
@@ -94,31 +228,30 @@ def train_base(job: dict[str, Any], events: Events) -> dict[str, Any]:
     Args:
         job: as for ``run_case``, with ``weights``: the file to write.
     """
-    config = job["config"]
     device = Device(job["device"])
     enter(events, "base")
-    torch.manual_seed(config["seed"])
-    workload = WORKLOADS["gpt"](config, job["data"])
-    model = workload.build()
-    batches = workload.stage(config["steps"])
-    model, context = apply(model.to(device.torch), [], device, config)
-    trainer = _trainer(model, device.move(batches), config, context)
+    workload, model, batches = build(job)
+    execution = apply(model.to(device.torch), [], device, job["config"])
+    trainer = _trainer(execution, device.move(batches), job)
     for _ in range(trainer.steps):
         trainer.step()
-    loss, _ = workload.evaluate(model)
+    loss, _ = workload.evaluate(execution.model)
     temporary = f"{job['weights']}.{os.getpid()}.tmp"
-    torch.save(model.cpu().state_dict(), temporary)
+    torch.save(execution.model.cpu().state_dict(), temporary)
     os.replace(temporary, job["weights"])
     return {"eval_loss": loss}
 
 
-def _trainer(model: nn.Module, batches: tuple[Tensor, ...], config: dict[str, Any], context: Any) -> Trainer:
-    optimizer = adamw(model, config["learning_rate"], config["weight_decay"])
+def _trainer(execution: Execution, batches: tuple[Tensor, ...], job: dict[str, Any]) -> Trainer:
+    config = job["config"]
+    optimizer = adamw(execution.model, config["learning_rate"], config["weight_decay"], "fused" in job.get("mode", []))
     schedule = warmup_cosine(config["learning_rate"], config["steps"], config["warmup_fraction"])
-    return Trainer(model, batches, optimizer, schedule, context, config["clip_norm"])
+    rank = int(os.environ.get("RANK", 0))
+    heartbeat = Heartbeat(job["heartbeat"], rank) if job.get("heartbeat") else None
+    return Trainer(execution, batches, optimizer, schedule, config["clip_norm"], heartbeat)
 
 
-def _parameters(model: nn.Module) -> dict[str, int]:
+def _count(model: nn.Module) -> dict[str, int]:
     return {
         "total": sum(parameter.numel() for parameter in model.parameters()),
         "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),

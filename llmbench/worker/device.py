@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -24,7 +25,10 @@ class Device:
         if kind == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("CUDA was asked for, but torch.cuda.is_available() is False")
         self.kind = kind
-        self.torch = torch.device(kind)
+        local_rank = int(os.environ.get("LOCAL_RANK", 0)) if kind == "cuda" else None
+        self.torch = torch.device(kind, local_rank)
+        if self.cuda:
+            torch.cuda.set_device(self.torch)
 
     @property
     def cuda(self) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
-import json
 import os
 import signal
+import time
 import traceback
 from typing import Any
 
@@ -13,42 +13,72 @@ import torch
 
 from llmbench.worker.events import Events
 from llmbench.worker.faults import Unavailable, describe
+from llmbench.worker.process import write_json
 
 
 def run(job: dict[str, Any], events: Events) -> int:
     """Runs one job and writes its result.
 
     Args:
-        job: ``kind`` (describe, peaks, base, case), ``result`` (file to write), and what the kind needs.
+        job: ``kind``, ``result`` (file to write), and what the kind needs; with ``distributed``, ``world_size``
+            processes do it together.
 
     Returns:
         Exit code: 0 when the result was written, 1 when the job raised (the result then tells what).
     """
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the control side asks a hanging job where it hangs
-    if job.get("threads"):
-        torch.set_num_threads(job["threads"])
-    try:
-        result = _kinds()[job["kind"]](job, events)
-    except Unavailable as reason:
-        result = {"unavailable": str(reason)}
-    except BaseException as error:
-        traceback.print_exc()
-        result = {"error": describe(error)}
-    _write(job["result"], result)
+    if job.get("inductor_cache"):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = job["inductor_cache"]
+    if job.get("distributed"):
+        result = _distributed(job, events)
+    else:
+        result = _work(job, events)
+    write_json(job["result"], result)
     return 1 if "error" in result else 0
 
 
+def _distributed(job: dict[str, Any], events: Events) -> dict[str, Any]:
+    from llmbench.worker.ranks import run_ranks
+
+    try:
+        return run_ranks(job, events, _work)
+    except Unavailable as reason:
+        return {"unavailable": str(reason)}
+    except BaseException as error:
+        traceback.print_exc()
+        return {"error": describe(error)}
+
+
+def _work(job: dict[str, Any], events: Events) -> dict[str, Any]:
+    """Does the job in this process."""
+    if job.get("threads") or job.get("distributed"):
+        torch.set_num_threads(job.get("threads") or _share_of_cores())
+    try:
+        return _kinds()[job["kind"]](job, events)
+    except Unavailable as reason:
+        return {"unavailable": str(reason)}
+    except BaseException as error:
+        traceback.print_exc()
+        return {"error": describe(error) | {"at": time.time()}}
+
+
+def _share_of_cores() -> int:
+    """The ranks of a host share its cores."""
+    return max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
 def _kinds() -> dict[str, Any]:
-    from llmbench.worker.case import run_case, train_base
+    from llmbench.worker.case import compile_again, run_case, train_base
     from llmbench.worker.measure.machine import describe_machine
+    from llmbench.worker.measure.parity import measure_reference
     from llmbench.worker.measure.peaks import measure_peaks
 
-    return {"describe": describe_machine, "peaks": measure_peaks, "base": train_base, "case": run_case}
-
-
-def _write(path: str, result: dict[str, Any]) -> None:
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(result, file)
-    os.replace(temporary, path)
+    return {
+        "describe": describe_machine,
+        "peaks": measure_peaks,
+        "base": train_base,
+        "reference": measure_reference,
+        "case": run_case,
+        "compile": compile_again,
+    }

@@ -6,7 +6,6 @@ use a context made before the fork. Children write events to the same pipe; a li
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import json
@@ -17,7 +16,7 @@ import time
 import traceback
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
+from llmbench.worker.process import die_with
 
 
 class Channel:
@@ -96,11 +95,3 @@ def _child(job: dict[str, Any], channel: Channel, parent: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def die_with(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent dies, so that a killed run leaves no orphan."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(70)

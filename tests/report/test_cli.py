@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 from llmbench.cli.report import report
 from llmbench.errors import UserError
 from llmbench.report import run_page
+from llmbench.report.benchmarks import benchmarks_page
 from llmbench.results.store import RunFolder
 from tests import factory
 
@@ -65,3 +66,55 @@ def test_a_page_of_another_day_is_replaced(run):
     factory.add(RunFolder(run.path), *factory.ok_record(factory.planned("bert-tiny", "eager")))
     call(run.path)
     assert "bert-tiny/eager/ws1" in run.report.read_text(encoding="utf-8")
+
+
+MICRO = '{"benchmarks": [{"name": "test_matmul", "stats": {"median": 0.25}}]}'
+
+
+@pytest.fixture
+def micro(tmp_path):
+    path = tmp_path / "micro.json"
+    path.write_text(MICRO, encoding="utf-8")
+    return path
+
+
+def test_a_file_of_pytest_benchmark_has_its_page_beside_it(micro):
+    result = call(micro)
+    assert result.exit_code == 0, result.exception
+    assert result.stdout == f"{micro.with_suffix('.html')}\n"
+    assert micro.with_suffix(".html").read_text(encoding="utf-8") == benchmarks_page(micro)
+
+
+def test_runs_and_files_of_pytest_benchmark_go_together(run, micro):
+    assert call(micro, run.path).stdout.split() == [str(micro.with_suffix(".html")), str(run.report)]
+    assert run.report.exists()
+
+
+def test_out_holds_the_page_of_a_file_too(micro, tmp_path):
+    assert call(micro, "--out", tmp_path / "page.html").stdout == f"{tmp_path}/page.html\n"
+    assert not micro.with_suffix(".html").exists()
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "micro.html"]], ids=["beside", "out"])
+def test_the_page_never_takes_the_place_of_its_file(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "micro.html"
+    path.write_text(MICRO, encoding="utf-8")
+    error = call(path, *out).exception
+    assert isinstance(error, UserError)
+    assert "would overwrite" in error.message
+    assert path.read_text(encoding="utf-8") == MICRO
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    error = call(tmp_path / "gone.json").exception
+    assert isinstance(error, UserError)
+    assert error.message == f"{tmp_path}/gone.json: no such file or folder"
+    assert "--benchmark-json" in error.hint
+
+
+def test_a_file_that_is_neither_ends_the_command_with_2_and_no_traceback(llmbench, run):
+    done = llmbench("report", run.path / "run.json")
+    assert done.returncode == 2
+    assert f"{run.path}/run.json is not a JSON file of pytest-benchmark" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from llmbench.results.schema import Throughput
-from llmbench.stats.verdicts import final, finite, half_width, learned, noise, parity
+from llmbench.results.schema import Hardware, Range, Throughput
+from llmbench.stats.verdicts import final, finite, half_width, learned, machine_load, noise, parity
 
 NAN, INF = math.nan, math.inf
 
@@ -99,7 +99,9 @@ def test_noise_at_its_limit() -> None:
         ({"others_cpu_seconds": 2.6, "steal_seconds": 0.4}, "other processes used 0.3 CPUs; stop them"),
         ({"others_cpu_seconds": 9.0, "steal_seconds": 0.6}, "the hypervisor took 0.06 CPUs away"),
         ({"others_cpu_seconds": 2.5, "steal_seconds": 0.5}, "only 75 timed steps of uneven length"),
-        ({"others_cpu_seconds": None, "steal_seconds": None}, "only 75 timed steps"),
+        ({"others_cpu_seconds": 9.0, "quota_seconds": 6.0}, "0.60 CPUs waited for the container's CPU quota; raise it"),
+        ({"quota_seconds": 0.5}, "only 75 timed steps"),
+        ({"others_cpu_seconds": None, "steal_seconds": None, "quota_seconds": None}, "only 75 timed steps"),
         ({"wall_seconds": None, "others_cpu_seconds": 9.0}, "only 75 timed steps"),
         ({"wall_seconds": 0.0, "others_cpu_seconds": 9.0}, "only 75 timed steps"),
     ],
@@ -108,8 +110,91 @@ def test_noise_names_its_likely_cause_and_the_setting_that_helps(load: dict[str,
     found = noise(throughput(0.06), 0.3, CALM | load)
     assert found.verdict == "noisy"
     assert str(found.cause).startswith(cause)
-    assert str(found.cause).endswith("--set steps=300")
+    assert str(found.cause).endswith("; time more steps: --set steps=300")
 
 
 def test_noise_without_any_counter_of_the_machine() -> None:
     assert str(noise(throughput(0.06, n=6), 0.3, {}).cause).startswith("only 6 timed steps")
+
+
+def hardware(
+    clock: tuple[float, float] | None = None, throttled: tuple[str, ...] = (), busy: float | None = 0.99
+) -> Hardware:
+    return Hardware(
+        samples=9,
+        source="NVML",
+        clock_mhz=Range(mean=sum(clock) / 2, low=clock[0], high=clock[1]) if clock else None,
+        utilization=None if busy is None else Range(mean=busy, low=0.0, high=1.0),
+        throttled=list(throttled),
+    )
+
+
+FEW = "only 75 timed steps"
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [
+        (hardware(), FEW),
+        (hardware(clock=(950.0, 1000.0)), FEW),
+        (hardware(clock=(949.0, 1000.0)), "the clock fell from 1000 to 949 MHz"),
+        (hardware(clock=(1900.0, 1980.0), throttled=("thermal",)), "the clock was held down (thermal); cool"),
+        (hardware(throttled=("power brake", "thermal")), "the clock was held down (power brake, thermal)"),
+        (hardware(clock=(1400.0, 1980.0)), "the clock fell from 1980 to 1400 MHz; lock it"),
+        (hardware(clock=(1400.0, 1980.0), busy=None), "the clock fell from 1980 to 1400 MHz"),
+        # An idle device lowers its clock by itself.
+        (hardware(clock=(1400.0, 1980.0), busy=0.3), FEW),
+        # A big GPU trains at its power limit all the time: that makes no noise while the clock keeps still.
+        (hardware(clock=(1700.0, 1750.0), throttled=("power cap",)), FEW),
+        (hardware(clock=(1400.0, 1750.0), throttled=("power cap",)), "the clock was held down (power cap)"),
+        (hardware(throttled=("power cap",)), "the clock was held down (power cap)"),
+        (hardware(clock=(1700.0, 1750.0), throttled=("power cap", "thermal")), "the clock was held down (thermal)"),
+    ],
+)
+def test_noise_by_throttling(state: Hardware, cause: str) -> None:
+    found = noise(throughput(0.06), 0.3, CALM, state)
+    assert str(found.cause).startswith(cause)
+    assert str(found.cause).endswith("; time more steps: --set steps=300")
+
+
+def test_other_load_is_a_likelier_cause_than_throttling() -> None:
+    found = noise(throughput(0.06), 0.3, CALM | {"others_cpu_seconds": 9.0}, hardware(throttled=("thermal",)))
+    assert str(found.cause).startswith("other processes")
+
+
+def test_throttling_is_no_noise_if_the_interval_is_narrow() -> None:
+    assert noise(throughput(0.01), 0.3, CALM, hardware(throttled=("thermal",))).verdict == "quiet"
+
+
+RANK = {
+    "wall_seconds": 10.0,
+    "cpu_seconds": 9.0,
+    "preempted": 3.0,
+    "busy_seconds": 20.0,
+    "others_cpu_seconds": 11.0,
+    "steal_seconds": 0.5,
+    "quota_seconds": None,
+}
+
+
+def test_a_rank_is_no_other_process_to_its_siblings() -> None:
+    other = RANK | {"wall_seconds": 10.5, "cpu_seconds": 10.0, "others_cpu_seconds": 10.0, "quota_seconds": 0.25}
+    assert machine_load([RANK, other]) == {
+        "wall_seconds": 10.5,
+        "cpu_seconds": 19.0,
+        "preempted": 6.0,
+        "busy_seconds": 20.0,
+        "others_cpu_seconds": 1.0,
+        "steal_seconds": 0.5,
+        "quota_seconds": 0.25,
+    }
+
+
+def test_the_load_of_one_rank_is_its_own() -> None:
+    assert machine_load([RANK]) == RANK
+
+
+def test_the_load_of_ranks_that_cannot_read_it() -> None:
+    blind = dict.fromkeys(RANK, None) | {"wall_seconds": 1.0, "cpu_seconds": 1.0}
+    found = machine_load([blind, blind])
+    assert (found["cpu_seconds"], found["others_cpu_seconds"], found["steal_seconds"]) == (2.0, None, None)

@@ -7,6 +7,8 @@ import resource
 import time
 from pathlib import Path
 
+from llmbench.worker.measure.memory import cgroup_folders
+
 
 class LoadMeter:
     """Counters of this process and of the machine, read at both edges of the timed window."""
@@ -15,13 +17,19 @@ class LoadMeter:
         self._begin = _counters()
 
     def stop(self) -> dict[str, float | None]:
-        """Differences: ``wall_seconds``, ``cpu_seconds`` (this process), ``preempted`` (involuntary switches),
-        ``others_cpu_seconds`` (other processes), ``steal_seconds`` (taken by the hypervisor); None if not readable.
+        """Seconds between the two edges, None if not readable.
+
+        ``wall_seconds``; ``cpu_seconds`` of this process; ``busy_seconds`` of all CPUs, whoever kept them busy;
+        ``others_cpu_seconds`` of all other processes; ``steal_seconds`` taken by the hypervisor;
+        ``quota_seconds`` for which threads of this cgroup had to wait, their quota of CPU time being used up.
+        ``preempted`` is a count: how often another process was given the CPU.
+
+        To one of several ranks the others are other processes: ``machine_load`` in ``stats/verdicts.py`` puts them
+        together.
         """
         end = _counters()
         change = {name: _difference(end[name], before) for name, before in self._begin.items()}
-        busy = change.pop("busy_seconds")
-        own = change["cpu_seconds"] or 0.0
+        busy, own = change["busy_seconds"], change["cpu_seconds"] or 0.0
         change["others_cpu_seconds"] = None if busy is None else max(0.0, busy - own)
         return change
 
@@ -39,6 +47,7 @@ def _counters() -> dict[str, float | None]:
         "preempted": float(usage.ru_nivcsw),
         "busy_seconds": busy,
         "steal_seconds": steal,
+        "quota_seconds": _quota(),
     }
 
 
@@ -51,3 +60,19 @@ def _machine() -> tuple[float | None, float | None]:
     user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[:8])
     ticks = os.sysconf("SC_CLK_TCK")
     return (user + nice + system + irq + softirq) / ticks, steal / ticks
+
+
+def _quota() -> float | None:
+    """Seconds that a CPU quota has cost this cgroup or one above it (cgroups: cpu.stat); None where there is none."""
+    waited = []
+    for folder in cgroup_folders("cpu"):
+        try:
+            lines = (folder / "cpu.stat").read_text().splitlines()
+        except OSError:
+            continue
+        numbers = dict(line.split() for line in lines)
+        if "throttled_usec" in numbers:  # version 2
+            waited.append(int(numbers["throttled_usec"]) / 1e6)
+        elif "throttled_time" in numbers:
+            waited.append(int(numbers["throttled_time"]) / 1e9)
+    return max(waited, default=None)

@@ -55,6 +55,7 @@ def _devices(device: Device) -> list[dict[str, Any]]:
                 "name": properties.name,
                 "memory_bytes": properties.total_memory,
                 "capability": f"{properties.major}.{properties.minor}",
+                "uuid": str(properties.uuid),
                 "multiprocessors": properties.multi_processor_count,
             }
         )

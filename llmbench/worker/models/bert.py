@@ -80,6 +80,11 @@ class MaskedTokenHead(nn.Module):
 class BERT(nn.Module):
     """The encoder with its heads. Without NSP there is no pooler either, so that every parameter is trained."""
 
+    # What each end uses beside the blocks.
+    parts = {
+        "embed": ("token_embedding", "position_embedding", "segment_embedding", "embedding_norm"),
+        "finish": ("mlm_head", "pooler", "nsp_head", "token_embedding"),
+    }
     embed_inputs = 2  # tensors of a batch that ``embed`` takes; the others go to ``finish``
 
     def __init__(self, config: BERTConfig) -> None:

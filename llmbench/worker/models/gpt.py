@@ -64,6 +64,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """The decoder; its head is tied to the token embedding."""
 
+    # What each end uses beside the blocks.
+    parts = {"embed": ("token_embedding", "position_embedding"), "finish": ("norm", "vocabulary", "token_embedding")}
     embed_inputs = 1  # tensors of a batch that ``embed`` takes; the others go to ``finish``
 
     def __init__(self, config: GPTConfig) -> None:

@@ -36,6 +36,7 @@ class Block(nn.Module):
 class MLP(nn.Module):
     """The perceptron; ``blocks`` is empty for linear regression."""
 
+    parts = {"embed": (), "finish": ("head",)}  # what each end uses beside the blocks
     embed_inputs = 1  # tensors of a batch that ``embed`` takes; the others go to ``finish``
 
     def __init__(self, config: MLPConfig) -> None:
@@ -53,7 +54,7 @@ class MLP(nn.Module):
         return self.finish(x_BW, y_BO)
 
     def embed(self, x_BI: Tensor) -> Tensor:
-        return x_BI
+        return x_BI.to(self.head.weight.dtype)
 
     def finish(self, x_BW: Tensor, y_BO: Tensor | None = None) -> Tensor:
         prediction_BO = self.head(x_BW)

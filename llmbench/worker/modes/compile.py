@@ -6,38 +6,71 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from llmbench.worker.device import Device
-from llmbench.worker.faults import Unavailable
+from llmbench.worker.modes.blocks import blocks
 
 CXX = ("g++", "c++", "clang++")
 CC = ("gcc", "cc", "clang")
 
 
-def apply_compile(model: nn.Module, scope: str, device: Device) -> nn.Module:
+SCOPES = {"compile": None, "compile-blocks": None, "reduce-overhead": "reduce-overhead", "max-autotune": "max-autotune"}
+
+
+def missing(part: str, device: Device) -> str | None:
+    """What inductor lacks on this machine, with the cure; None when it can compile."""
+    if part == "reduce-overhead" and not device.cuda:
+        return "CUDA graphs are of CUDA: use compile on the CPU"
+    return missing_tool(device)
+
+
+def apply_compile(model: nn.Module, mode: list[str]) -> nn.Module:
     """Compiles in place; nothing is compiled before the first step.
 
-    Args:
-        scope: ``whole``, or ``blocks``: every transformer block by itself. They are alike, so the first compiles for
-            all, and the time to the first step no longer grows with the depth.
-
-    Raises:
-        Unavailable: there is no compiler to compile with.
+    ``compile-blocks`` compiles every transformer block by itself. They are alike, so the first compiles for all, and
+    the time to the first step no longer grows with the depth.
     """
-    missing = missing_tool(device)
-    if missing:
-        raise Unavailable(missing)
-    blocks = list(getattr(model, "blocks", None) or [])
-    for module in blocks if scope == "blocks" and blocks else [model]:
-        module.compile()
+    chosen = next((part for part in SCOPES if part in mode), None)
+    if chosen is None:
+        return model
+    found = list(blocks(model)) if chosen == "compile-blocks" else []
+    for module in found or [model]:
+        module.compile(mode=SCOPES[chosen])
     return model
 
 
+def cuda_graphs(mode: list[str], device: Device) -> bool:
+    """Whether a step must be marked as one, so that the memory of the graphs of the last can be used again."""
+    return device.cuda and bool({"reduce-overhead", "max-autotune"} & set(mode))
+
+
+def facts() -> dict[str, Any]:
+    """What torch.compile did in this process so far, as dynamo counted it."""
+    from torch._dynamo.utils import counters, get_compilation_metrics
+
+    compilations = [known for known in get_compilation_metrics() if known.co_name]
+    again = [known for known in compilations if not str(known.compile_id).endswith("/0")]
+    breaks: Counter[str] = Counter({_line(reason): count for reason, count in counters["graph_break"].items()})
+    reasons = breaks + Counter(_line(known.recompile_reason or "recompiled") for known in again)
+    return {
+        "graphs": counters["stats"].get("unique_graphs", 0),
+        "graph_breaks": sum(breaks.values()),
+        "recompiles": len(again),
+        "reasons": [f"{reason} ({count} ×)" for reason, count in reasons.most_common(5)],
+    }
+
+
+def _line(reason: str) -> str:
+    return " ".join(reason.split())[:200]
+
+
 def missing_tool(device: Device) -> str | None:
-    """What inductor lacks on this machine, with the cure; None when it can compile."""
+    """The compiler that inductor lacks, with the cure; None when it is there."""
     if device.cuda:
         if importlib.util.find_spec("triton") is None:
             return "triton is not installed, which torch.compile needs on CUDA: pip install triton"

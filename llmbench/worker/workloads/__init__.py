@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from llmbench.worker.workloads import bert, gpt, lora, regression
+from llmbench.worker.workloads import bert, gpt, hf, hf_config, lora, own, regression
 
 
 class Workload(Protocol):
@@ -17,7 +18,10 @@ class Workload(Protocol):
         ...
 
     def stage(self, steps: int) -> tuple[Tensor, ...]:
-        """The batches of all steps, made before the clock runs: the tensors of a batch, each with a leading step."""
+        """The batches of all steps, made before the clock runs: the tensors of a batch, each with a leading step.
+
+        A batch is that of one optimizer step over all ranks, ``global_batch_size`` sequences or samples.
+        """
         ...
 
     def before(self, model: nn.Module) -> None:
@@ -37,9 +41,14 @@ class Workload(Protocol):
         ...
 
 
-WORKLOADS: dict[str, type[Any]] = {
+WORKLOADS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Workload]] = {
     "regression": regression.Regression,
     "bert": bert.BertMLM,
     "gpt": gpt.GPTLanguageModel,
     "lora": lora.GPTLoRA,
+    "hf-bert": hf.HFBert,
+    "hf-gpt2": hf.HFGPT2,
+    "peft-lora": hf.PeftLoRA,
+    "hf": hf_config.workload,
+    "own": own.workload,
 }

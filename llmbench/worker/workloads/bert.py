@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llmbench.worker import tokens
 from llmbench.worker.models.bert import BERT, BERTConfig
+from llmbench.worker.workloads.batches import global_batch
 
 # Of the chosen words 80 % become [MASK], 10 % a random word, 10 % stay.
 MASKED, RANDOM = 0.8, 0.1
@@ -20,13 +21,14 @@ class BertMLM:
 
     def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:
         self.config = config
-        self.model_config = BERTConfig(**config["model"])
+        self.vocab_size: int = config["model"]["vocab_size"]
+        self.nsp = bool(config["model"].get("nsp"))
         self.special: dict[str, int] = data["special"]
         self.train_N = tokens.read(data["train"])
         self._generator = torch.Generator().manual_seed(config["seed"] + 1)
         # Words only: an id that is no special token, to replace a word by another.
         self._words_W = torch.tensor([i for i in range(data["vocab_size"]) if i not in self.special.values()])
-        count = config["eval_batches"] * config["micro_batch_size"]
+        count = config["eval_batches"] * global_batch(config)
         # Fixed masks: every mode is asked the same questions.
         generator = torch.Generator().manual_seed(config["seed"] + 2)
         self.eval_batch = self._examples(tokens.read(data["valid"]), count, generator, random=False)
@@ -34,13 +36,13 @@ class BertMLM:
     @property
     def _words(self) -> int:
         """Words of a sequence, without [CLS] and [SEP]."""
-        return int(self.config["sequence_length"]) - (3 if self.model_config.nsp else 2)
+        return int(self.config["sequence_length"]) - (3 if self.nsp else 2)
 
     def build(self) -> nn.Module:
-        return BERT(self.model_config)
+        return BERT(BERTConfig(**self.config["model"]))
 
     def stage(self, steps: int) -> tuple[Tensor, ...]:
-        batch = self.config["micro_batch_size"]
+        batch = global_batch(self.config)
         examples = self._examples(self.train_N, steps * batch, self._generator, random=True)
         return tuple(tensor.view(steps, batch, *tensor.shape[1:]) for tensor in examples)
 
@@ -54,7 +56,7 @@ class BertMLM:
         count = len(words_CW)
         cls_C1 = torch.full((count, 1), self.special["[CLS]"])
         sep_C1 = torch.full((count, 1), self.special["[SEP]"])
-        if not self.model_config.nsp:
+        if not self.nsp:
             tokens_CT = torch.cat([cls_C1, words_CW, sep_C1], dim=1)
             return self._mask(tokens_CT, torch.zeros_like(tokens_CT), generator)
         half = words // 2
@@ -82,7 +84,7 @@ class BertMLM:
         return
 
     def references(self) -> list[dict[str, Any]]:
-        unigram = tokens.unigram_loss(self.train_N, self.eval_batch[3], self.model_config.vocab_size)
+        unigram = tokens.unigram_loss(self.train_N, self.eval_batch[3], self.vocab_size)
         return [{"name": "unigram", "value": unigram, "kind": "baseline"}]
 
     @torch.no_grad()
@@ -92,7 +94,7 @@ class BertMLM:
         for examples in zip(*(tensor.split(batch) for tensor in self.eval_batch), strict=True):
             tokens_BT, segments_BT, positions_BK, labels_BK, *next_B = (tensor.to(device) for tensor in examples)
             output = model(tokens_BT, segments_BT)
-            logits_BTV, next_logits_B2 = output if self.model_config.nsp else (output, None)
+            logits_BTV, next_logits_B2 = output if self.nsp else (output, None)
             logits_BKV = logits_BTV.gather(1, positions_BK[..., None].expand(-1, -1, logits_BTV.shape[-1])).float()
             total += nn.functional.cross_entropy(logits_BKV.flatten(0, 1), labels_BK.flatten(), reduction="sum").item()
             right += (logits_BKV.argmax(-1) == labels_BK).sum().item()
@@ -101,7 +103,7 @@ class BertMLM:
         asked = self.eval_batch[3].numel()
         loss = total / asked
         metrics = {"masked_accuracy": right / asked, "perplexity": math.exp(loss) if loss < 700 else math.inf}
-        if self.model_config.nsp:
+        if self.nsp:
             metrics["next_sentence_accuracy"] = next_right / len(self.eval_batch[0])
         return loss, metrics
 

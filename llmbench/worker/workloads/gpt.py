@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llmbench.worker import tokens
 from llmbench.worker.models.gpt import GPT, GPTConfig
+from llmbench.worker.workloads.batches import global_batch
 
 
 class GPTLanguageModel:
@@ -17,19 +18,19 @@ class GPTLanguageModel:
 
     def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:
         self.config = config
-        self.model_config = GPTConfig(**config["model"])
+        self.vocab_size: int = config["model"]["vocab_size"]
         self.train_N = tokens.read(data["train"])
         self.floor = data.get("floor")
         self._generator = torch.Generator().manual_seed(config["seed"] + 1)
         length = config["sequence_length"]
-        count = config["eval_batches"] * config["micro_batch_size"]
+        count = config["eval_batches"] * global_batch(config)
         self.eval_CL = tokens.consecutive_windows(tokens.read(data["valid"]), count, length + 1, stride=length)
 
     def build(self) -> nn.Module:
-        return GPT(self.model_config)
+        return GPT(GPTConfig(**self.config["model"]))
 
     def stage(self, steps: int) -> tuple[Tensor, ...]:
-        batch, length = self.config["micro_batch_size"], self.config["sequence_length"]
+        batch, length = global_batch(self.config), self.config["sequence_length"]
         windows_CL = tokens.random_windows(self.train_N, steps * batch, length + 1, self._generator)
         windows_SBL = windows_CL.view(steps, batch, length + 1)
         return windows_SBL[..., :-1].contiguous(), windows_SBL[..., 1:].contiguous()
@@ -38,7 +39,7 @@ class GPTLanguageModel:
         return
 
     def references(self) -> list[dict[str, Any]]:
-        unigram = tokens.unigram_loss(self.train_N, self.eval_CL[:, 1:], self.model_config.vocab_size)
+        unigram = tokens.unigram_loss(self.train_N, self.eval_CL[:, 1:], self.vocab_size)
         references = [{"name": "unigram", "value": unigram, "kind": "baseline"}]
         if self.floor is not None:
             references.append({"name": "source entropy", "value": self.floor, "kind": "floor"})

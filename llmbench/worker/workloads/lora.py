@@ -57,10 +57,14 @@ class GPTLoRA(GPTLanguageModel):
     @torch.no_grad()
     def _merge_difference(self, model: nn.Module) -> float:
         tokens_BT = self.eval_CL[:1, :-1].to(next(model.parameters()).device)
-        words = self.model_config.vocab_size  # the constant logits of the padding are so large that they hide the rest
+        words = self.vocab_size  # the constant logits of the padding are so large that they hide the rest
         adapted_BTV = model(tokens_BT)[..., :words]
-        merged_BTV = merge_lora(copy.deepcopy(model))(tokens_BT)[..., :words]
+        merged_BTV = self.merged(model)(tokens_BT)[..., :words]
         return _relative(merged_BTV, adapted_BTV)
+
+    def merged(self, model: nn.Module) -> nn.Module:
+        """A copy of the model with the updates folded into its weights."""
+        return merge_lora(copy.deepcopy(model))
 
 
 def _relative(value: Tensor, reference: Tensor) -> float:

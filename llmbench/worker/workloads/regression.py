@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llmbench.worker.models.mlp import MLP, MLPConfig
+from llmbench.worker.workloads.batches import global_batch
 
 SLOPE = 3.0
 NOISE = 0.5  # standard deviation
@@ -35,7 +36,7 @@ class Regression:
         return MLP(self.model_config)
 
     def stage(self, steps: int) -> tuple[Tensor, ...]:
-        batch = self.config["micro_batch_size"]
+        batch = global_batch(self.config)
         x_CI, y_C1 = self._sample(steps * batch, self._generator)
         self._staged = (x_CI.view(steps, batch, -1), y_C1.view(steps, batch, 1))
         return self._staged

@@ -1,0 +1,122 @@
+"""The processes of a parallel case, started and watched over by torch's elastic launcher.
+
+The child of the server becomes the launcher's agent and forks the ranks: they have torch imported, and CUDA untouched.
+Every rank does the job by itself and writes what came out; what it wrote, or how it died, becomes one result here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from llmbench.worker.events import Events, OfRank
+from llmbench.worker.faults import Unavailable
+from llmbench.worker.process import die_with, write_json
+
+Job = dict[str, Any]
+MONITOR_SECONDS = 0.1
+
+
+def run_ranks(job: Job, events: Events, work: Callable[[Job, Events], dict[str, Any]]) -> dict[str, Any]:
+    """Does a job in ``job["world_size"]`` processes.
+
+    Args:
+        work: what every rank does; its result is a dictionary, and may be an ``error`` or ``unavailable``.
+
+    Returns:
+        The result of rank 0, with ``ranks``: the part ``rank`` of each one's; or the error of the rank that failed
+        first, with ``rank`` and ``host``.
+
+    Raises:
+        Unavailable: there are fewer devices than ranks.
+    """
+    size = job["world_size"]
+    if job["device"] == "cuda" and torch.cuda.device_count() < size:
+        found = torch.cuda.device_count()
+        raise Unavailable(f"{size} ranks need {size} CUDA devices, there are {found}: a smaller --world-size")
+    if sys.platform.startswith("linux"):
+        # All ranks are on this host, whose name need not lead anywhere.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=size,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        monitor_interval=MONITOR_SECONDS,
+        start_method="fork",
+    )
+    codes: dict[int, int] = {}
+    try:
+        elastic_launch(config, _rank)(job, events, work, os.getpid())
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+    return _merge([_read(job, rank) for rank in range(size)], codes)
+
+
+def _rank(job: Job, events: Events, work: Callable[[Job, Events], dict[str, Any]], agent: int) -> None:
+    """What runs in each rank's process."""
+    # The agent's own handler would turn its goodbye into an exception, which one who waits in C++ never sees.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with(agent)
+    rank = int(os.environ["RANK"])
+    log = os.open(_log_of(job["log"], rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    events = OfRank(events, rank)
+    events.send("rank", pid=os.getpid(), host=socket.gethostname())
+    result = work(job, events)
+    write_json(_result_of(job, rank), result)
+    if "error" in result:
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _log_of(log: str, rank: int) -> str:
+    stem, extension = os.path.splitext(log)
+    return f"{stem}.rank{rank}{extension}"
+
+
+def _result_of(job: Job, rank: int) -> str:
+    return f"{job['result']}.{rank}"
+
+
+def _read(job: Job, rank: int) -> dict[str, Any]:
+    try:
+        with open(_result_of(job, rank), encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return {}  # it died before it could write
+
+
+def _merge(results: list[dict[str, Any]], codes: dict[int, int]) -> dict[str, Any]:
+    host = socket.gethostname()
+    # One who was killed says nothing; those who then miss him raise. The agent itself ends them with SIGTERM.
+    killed = [rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM]
+    if killed:
+        rank = min(killed)
+        return {"error": {"signal": -codes[rank], "rank": rank, "host": host}}
+    raised = [(result["error"]["at"], rank) for rank, result in enumerate(results) if "error" in result]
+    if raised:
+        rank = min(raised)[1]
+        return {"error": results[rank]["error"] | {"rank": rank, "host": host}}
+    unavailable = next((result for result in results if "unavailable" in result), None)
+    if unavailable:
+        return unavailable
+    silent = [rank for rank, result in enumerate(results) if not result]
+    if silent:
+        return {"error": {"exit": codes.get(silent[0]), "rank": silent[0], "host": host}}
+    return results[0] | {"ranks": [result["rank"] for result in results]}

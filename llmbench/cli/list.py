@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from llmbench.cli.options import DeviceKind
 
 
 class What(StrEnum):
@@ -23,15 +27,23 @@ class What(StrEnum):
 def list_(
     what: Annotated[What, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    python: Annotated[
+        str, typer.Option("--python", help="Of modes: the interpreter in which they shall run.")
+    ] = sys.executable,
+    device: Annotated[DeviceKind, typer.Option(help="Of modes: where they shall run.")] = DeviceKind.auto,
 ) -> None:
     """List what there is: workloads, modes, suites, checks, settings of a suite, or the JSON schema of records.
 
     Examples:
         llmbench list workloads
 
+        llmbench list modes --device cuda
+
         llmbench list schema > llmbench.schema.json
     """
     rows = _ROWS[what]()
+    if what is What.modes:
+        rows = _with_here(rows, python, device.value)
     if as_json or what is What.schema:
         typer.echo(json.dumps(rows, indent=2))
     else:
@@ -57,12 +69,31 @@ def _workloads() -> list[dict[str, Any]]:
 
 
 def _modes() -> list[dict[str, Any]]:
-    from llmbench.suite.modes import EAGER, MODES
+    from llmbench.suite.modes import EAGER, FP32, MODES
 
-    eager = {"mode": EAGER, "kind": "", "what": "fp32, as written: the reference of all others", "needs": "nothing"}
-    return [eager] + [
+    rows = [
+        {"mode": EAGER, "kind": "", "what": "fp32, as written: the reference of all others", "needs": "nothing"},
+        {"mode": FP32, "kind": "precision", "what": "the same as leaving it out: eager is fp32", "needs": "nothing"},
+    ]
+    return rows + [
         {"mode": mode.name, "kind": mode.axis, "what": mode.title, "needs": mode.needs} for mode in MODES.values()
     ]
+
+
+def _with_here(rows: list[dict[str, Any]], python: str, device: str) -> list[dict[str, Any]]:
+    """The modes, with whether each can run in an environment: it is asked."""
+    import tempfile
+
+    from llmbench.errors import UserError
+    from llmbench.launch.prepare import describe
+    from llmbench.launch.target import Target
+
+    with tempfile.NamedTemporaryFile(suffix=".log") as log, Target(python) as target:
+        try:
+            found = describe(target, device, Path(log.name), [row["mode"] for row in rows])["modes"]
+        except UserError as error:  # the list is worth showing without torch, too
+            return [row | {"here": f"unknown: {error.message}"} for row in rows]
+    return [row | {"here": f"no: {found[row['mode']]}" if found[row["mode"]] else "yes"} for row in rows]
 
 
 def _suites() -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def describe(python: str, name: str) -> Workload:
 
 def _own(python: str, name: str) -> Workload:
     if ":" in name and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", name):
-        raise UserError(f"--workload {name}: not of the form module:attribute", "for example toy.workload:Toy")
+        raise UserError(f"workload {name}: not of the form module:attribute", "for example toy.workload:Toy")
     answer = _ask(python, {"name": name}, name)
     if "unknown" in answer:
         hint = nearest(name, [*WORKLOADS, *FAMILIES, *answer["unknown"]])
@@ -76,7 +76,7 @@ def _own(python: str, name: str) -> Workload:
     if "error" in answer:
         kind, text = answer["error"]
         text = text if kind == "NotAWorkload" else f"{kind}: {_last_line(text)}"
-        raise UserError(f"--workload {name}: {text}", "docs/extending.md shows a workload of one's own")
+        raise UserError(f"workload {name}: {text}", "docs/extending.md shows a workload of one's own")
     found = answer["found"]
     settings = _settings(found, name)
     about = {
@@ -96,16 +96,16 @@ def _settings(found: dict[str, Any], name: str) -> dict[str, Any]:
     settings: dict[str, Any] = found["settings"]
     for key in settings:
         if key not in OF_SIZE:
-            raise UserError(f"--workload {name}: settings: unknown key {key!r}", f"a workload sets {', '.join(OF_SIZE)}")
+            raise UserError(f"workload {name}: settings: unknown key {key!r}", f"a workload sets {', '.join(OF_SIZE)}")
     text = found["tokenizer"] is not None or found["unit"] == "tokens/s"
     for key in OF_SIZE:
         if key not in settings and (text or key != "sequence_length"):
-            raise UserError(f"--workload {name}: settings: {key!r} is missing", "its case needs a default for it")
+            raise UserError(f"workload {name}: settings: {key!r} is missing", "its case needs a default for it")
     try:
         Settings.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"--workload {name}: settings: {first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
+        raise UserError(f"workload {name}: settings: {first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
     return settings
 
 

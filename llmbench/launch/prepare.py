@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,13 +184,16 @@ def measured_peaks(target: Target, environment: dict[str, Any], device: str, log
     return peaks
 
 
-def describe(target: Target, device: str, log: Path) -> dict[str, Any]:
+def describe(target: Target, device: str, log: Path, modes: Sequence[str] = ()) -> dict[str, Any]:
     """The machine as torch sees it.
+
+    Args:
+        modes: ingredients of modes; ``modes`` of the result says what each lacks there.
 
     Raises:
         UserError: the device cannot be used.
     """
-    outcome = target.run({"kind": "describe", "device": device}, log, PEAK_SECONDS)
+    outcome = target.run({"kind": "describe", "device": device, "modes": list(modes)}, log, PEAK_SECONDS)
     if outcome.result is None:
         raise UserError(f"{target.python}: torch died when asked for its devices", "`llmbench doctor` finds the cause")
     if "error" in outcome.result:

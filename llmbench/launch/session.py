@@ -20,7 +20,7 @@ from llmbench.launch import record as records
 from llmbench.launch.compiled import CompiledCode
 from llmbench.launch.prepare import BaseError, Data, describe, lora_base, measured_peaks, parity_reference
 from llmbench.launch.sampler import Sampler
-from llmbench.launch.target import Target
+from llmbench.launch.target import Target, log_of
 from llmbench.results.fingerprint import differences, fingerprint, git_state
 from llmbench.results.redact import command as redacted
 from llmbench.results.schema import BROKEN, FINISHED, Error, Hardware, Record, Run, Series
@@ -138,6 +138,9 @@ class Session:
             self._target.kill_job()
             self.folder.append(record.model_copy(update={"wall_seconds": time.monotonic() - begin}))
             raise
+        if record.error and record.error.rank is not None:
+            log = str(log_of(Path(log), record.error.rank))
+            record = record.model_copy(update={"log": log})
         record = records.with_measured_peak(record, peaks)
         if series is not None:
             record = self._with_parity(case, record, series)

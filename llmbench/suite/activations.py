@@ -118,11 +118,7 @@ def block(step: Pass, how: Format, layer: int) -> Iterator[Kept]:
     if how.autocast:
         yield from _weight_copies(block_products(step, layer), how.narrow, split)
     if not model.text:
-        inner, outer = model.widths[layer : layer + 2]
-        cast = how.autocast and layer == 0  # the batch is wide
-        yield Kept(rows * how.narrow * inner, start=not cast)  # ReLU keeps its output: the input of the next layer
-        yield Kept(rows * how.wide * inner if cast else 0, eager=False, start=True)
-        yield Kept(rows * how.narrow * outer, eager=False, product=True)
+        yield Kept(rows * how.narrow * model.widths[layer], start=True)  # ReLU keeps its output, the next layer's input
         return
     d, f, lora = model.d, model.f, model.lora
     wide, narrow = rows * how.wide, rows * how.narrow

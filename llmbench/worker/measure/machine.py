@@ -14,13 +14,14 @@ import torch
 from llmbench.worker.device import Device
 from llmbench.worker.events import Events
 from llmbench.worker.measure.memory import host_memory
+from llmbench.worker.modes import missing
 from llmbench.worker.modes.compile import CXX
 
 PACKAGES = ("torch", "numpy", "triton", "nvidia-ml-py", "transformers", "peft", "torchao", "flash-attn")
 
 
 def describe_machine(job: dict[str, Any], events: Events) -> dict[str, Any]:
-    """Python, torch and devices of this interpreter."""
+    """Python, torch and devices of this interpreter, and which of ``job["modes"]`` it lacks what they need."""
     device = Device(job["device"])
     return {
         "device": device.kind,
@@ -39,8 +40,14 @@ def describe_machine(job: dict[str, Any], events: Events) -> dict[str, Any]:
             "compiler": os.environ.get("CXX") or next(filter(None, map(shutil.which, CXX)), None),
         },
         "devices": _devices(device),
+        "modes": _modes(device, job.get("modes", [])),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def _modes(device: Device, names: list[str]) -> dict[str, str | None]:
+    """What each ingredient of modes lacks here; of attention kernels, beside bf16."""
+    return {name: missing(name, device, [name, "bf16"]) for name in names}
 
 
 def _devices(device: Device) -> list[dict[str, Any]]:

@@ -68,10 +68,10 @@ def load(source: str) -> type[Any]:
         except AttributeError:
             raise NotAWorkload(f"{module_name} has no attribute {attribute!r}") from None
     if not isinstance(found, type):
-        raise NotAWorkload(f"{source} is {type(found).__name__}, not a class")
+        raise NotAWorkload(f"it is {type(found).__name__}, not a class")
     missing = [name for name in METHODS if not callable(getattr(found, name, None))]
     if missing:
-        raise NotAWorkload(f"{source} is not a workload: it has no method {', '.join(missing)}")
+        raise NotAWorkload(f"it is no workload: it has no method {', '.join(missing)}")
     return found
 
 
@@ -83,13 +83,13 @@ def describe(source: str) -> dict[str, Any]:
         Exception: whatever the module raises while it is imported.
     """
     own = load(source)
-    settings, model = (_dictionary(own, source, attribute) for attribute in ("settings", "model"))
-    unit = _choice(own, source, "unit", UNITS)
-    tokenizer = _choice(own, source, "tokenizer", (None, *TOKENIZERS))
+    settings, model = (_dictionary(own, attribute) for attribute in ("settings", "model"))
+    unit = _choice(own, "unit", UNITS)
+    tokenizer = _choice(own, "tokenizer", (None, *TOKENIZERS))
     vocab_size = getattr(own, "vocab_size", None)
     if tokenizer is not None:
         if not isinstance(vocab_size, int) or isinstance(vocab_size, bool) or vocab_size < 1:
-            raise NotAWorkload(f"{source}: vocab_size = {vocab_size!r}: a text needs a vocabulary, e.g. 1024")
+            raise NotAWorkload(f"vocab_size = {vocab_size!r}: a text needs a vocabulary, e.g. 1024")
         model = model | {"vocab_size": vocab_size}
     return {
         "source": source,
@@ -101,16 +101,16 @@ def describe(source: str) -> dict[str, Any]:
     }
 
 
-def _choice(own: type[Any], source: str, attribute: str, choices: tuple[str | None, ...]) -> str | None:
+def _choice(own: type[Any], attribute: str, choices: tuple[str | None, ...]) -> str | None:
     value = getattr(own, attribute, None)
     if value not in choices:
-        raise NotAWorkload(f"{source}: {attribute} = {value!r} is none of {', '.join(map(repr, choices))}")
+        raise NotAWorkload(f"{attribute} = {value!r} is none of {', '.join(map(repr, choices))}")
     return value
 
 
-def _dictionary(own: type[Any], source: str, attribute: str) -> dict[str, Any]:
+def _dictionary(own: type[Any], attribute: str) -> dict[str, Any]:
     value = getattr(own, attribute, {})
-    wrong = NotAWorkload(f"{source}: {attribute} must be a dictionary that JSON can hold, and is {value!r}")
+    wrong = NotAWorkload(f"{attribute} must be a dictionary that JSON can hold, and is {value!r}")
     if not isinstance(value, dict):
         raise wrong
     try:

@@ -144,7 +144,7 @@ def duel(ours: str, theirs: str, mode: str, options: argparse.Namespace, folder:
 
 
 def peak_memory(family: str, mode: str, options: argparse.Namespace) -> tuple[float, float]:
-    """Peak bytes of one side in a fresh process: what tensors took, and resident memory beyond that before the model."""
+    """Peak bytes of one side in a fresh process: of its tensors, and resident beyond what was before the model."""
     command = [sys.executable, __file__, "--memory-of", family, "--mode", mode]
     command += ["--size", options.size, "--device", options.device]
     command += ["--threads", str(options.threads)] if options.threads else []

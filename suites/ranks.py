@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -62,14 +62,14 @@ class Ranks:
             server.listen()
             server.settimeout(0.2)
             self._log = folder / "log"
-            launcher = stack.enter_context(self._launched(backend, folder / "ranks"))
+            self._launcher = stack.enter_context(self._launched(backend, folder / "ranks"))
             end = time.monotonic() + DEADLINE
             self._connections = []
             while len(self._connections) < self.world_size:
                 try:
                     connection, _ = server.accept()
                 except TimeoutError:
-                    if launcher.poll() is not None or time.monotonic() > end:
+                    if self._launcher.poll() is not None or time.monotonic() > end:
                         raise self._lost("did not start") from None
                     continue
                 connection.settimeout(DEADLINE)
@@ -116,10 +116,18 @@ class Ranks:
             for connection in self._connections:
                 print(request, file=connection, flush=True)
             answers = [connection.readline() for connection in self._connections]
-        except OSError as error:
-            raise self._lost(f"did not answer to {request!r} ({error})") from None
+        except TimeoutError:
+            raise self._lost(f"did not answer to {request!r} in {DEADLINE:.0f} s") from None
+        except OSError:
+            raise self._ended(request) from None
         if any(answer != "done\n" for answer in answers):
-            raise self._lost(f"ended during {request!r}")
+            raise self._ended(request)
+
+    def _ended(self, request: str) -> RanksError:
+        # The launcher sees it too, ends the others, and writes which rank it was.
+        with suppress(subprocess.TimeoutExpired):
+            self._launcher.wait(10)
+        return self._lost(f"ended during {request!r}")
 
     def _lost(self, what: str) -> RanksError:
         written = self._log.read_text(encoding="utf-8", errors="replace")

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llmbench.errors import UserError
 from llmbench.results.schema import (
+    Communication,
+    Compile,
     Energy,
     Error,
     Git,
+    Hardware,
     Loss,
     Memory,
+    MemorySplit,
     Noise,
     Parameters,
     Parity,
+    ParityCheck,
     Peak,
     Phases,
     PlannedCase,
+    Range,
+    Rank,
     Record,
     Reference,
     Run,
+    Sampling,
+    Scaling,
     Series,
     StepSeconds,
     Throughput,
 )
 from llmbench.results.store import RunFolder
+from llmbench.suite.modes import canonical, compiles, rungs
 
 UNIT = {"regression-linear": "samples/s"}
 SPEED = {"regression-linear": 412_000.0, "bert-tiny": 9_310.0, "gpt-tiny": 11_240.0, "lora-tiny": 13_800.0}
@@ -77,14 +89,19 @@ def planned(workload: str, mode: str, world_size: int = 1) -> PlannedCase:
         workload=workload,
         mode=mode,
         world_size=world_size,
-        config=config(workload),
+        config=config(workload, mode, world_size),
     )
 
 
-def config(workload: str) -> dict[str, Any]:
+def config(workload: str, mode: str = "eager", world_size: int = 1) -> dict[str, Any]:
+    parts = mode.split("+")
+    tensor = world_size if "tp" in parts else 1
+    stages = world_size if "pp" in parts else 1
+    accumulated = 4 if "accum4" in parts else 1
+    replicas = world_size // tensor // stages
     settings = {
         "steps": 100,
-        "micro_batch_size": 8,
+        "micro_batch_size": max(1, 8 // replicas // accumulated),
         "sequence_length": 128,
         "learning_rate": 4e-3,
         "warmup_fraction": 0.1,
@@ -94,13 +111,22 @@ def config(workload: str) -> dict[str, Any]:
         "threads": None,
         "deadline_seconds": 900.0,
         "eval_batches": 8,
-        "compile_scope": "blocks",
+        "interval_target": 0.02,
+        "budget_seconds": 30.0,
+        "scaling": "strong",
+        "tensor_parallel_size": None,
+        "pipeline_micro_batches": 4,
+        "data_parallel": replicas,
+        "tensor_parallel": tensor,
+        "pipeline_stages": stages,
+        "global_batch_size": 8,
+        "grad_accum": accumulated,
     }
     if workload.startswith("regression"):
         del settings["sequence_length"]
     return {
         "family": workload.split("-")[0],
-        "model": {"vocab_size": 1024, "n_layer": 2, "n_head": 4, "d_model": 128},
+        "model": {"vocab_size": 1024, "n_positions": 128, "n_layer": 2, "n_head": 4, "d_model": 128},
     } | settings
 
 
@@ -126,10 +152,20 @@ def losses(workload: str, mode: str, steps: int) -> list[float | None]:
     ]
 
 
+FASTER = {"compile": 1.42, "bf16": 1.31, "fused": 1.06, "ac": 0.82, "accum4": 0.97, "chunked-ce": 1.04, "pp": 0.8}
+
+
+def speedup(mode: str) -> float:
+    """Over eager, as far as a factory knows: each ingredient does its own."""
+    return SPEEDUP.get(mode) or math.prod(FASTER.get(part, 1.02) for part in mode.split("+"))
+
+
 def ok_record(case: PlannedCase, *, steps: int = 100, noisy: bool = False) -> tuple[Record, Series]:
+    """A case that trained right, with all that a CPU can tell of it."""
     rng = random.Random(case.case)
     curve = losses(case.workload, case.mode, steps)
-    speed = SPEED.get(case.workload, 5_000.0) * SPEEDUP.get(case.mode, 1.2) * rng.uniform(0.96, 1.05)
+    speed = SPEED.get(case.workload, 5_000.0) * speedup(case.mode) * rng.uniform(0.96, 1.05)
+    speed *= case.world_size**0.85
     unit = UNIT.get(case.workload, "tokens/s")
     mean = 1024 / speed
     spread = 0.12 if noisy else 0.015
@@ -141,7 +177,13 @@ def ok_record(case: PlannedCase, *, steps: int = 100, noisy: bool = False) -> tu
     metrics: dict[str, float | None] = {"perplexity": math.exp(held_out)} if text else {"mse": held_out, "r2": 0.9967}
     if case.workload.startswith("bert"):
         metrics = {"masked_accuracy": 0.2714} | metrics
-    rss = int(rng.uniform(0.62, 0.9) * 2**30)
+    facts: dict[str, Any] = {
+        "batches_sha256": f"{random.Random(case.workload).getrandbits(256):064x}",
+        "weights_sha256": f"{random.Random(case.workload + 'w').getrandbits(256):064x}",
+        "threads": 16,
+    }
+    if case.workload.startswith("lora"):
+        facts |= {"frozen_unchanged": True, "merge_difference": 2.1e-7}
     record = Record(
         case=case.case,
         workload=case.workload,
@@ -156,23 +198,20 @@ def ok_record(case: PlannedCase, *, steps: int = 100, noisy: bool = False) -> tu
         throughput=Throughput(value=speed, unit=unit, ci95=(speed * (1 - half), speed * (1 + half)), n=steps - 20),
         step_seconds=StepSeconds(median=mean, mean=mean * 1.01, p95=mean * 1.06, ci95=(mean * 0.99, mean * 1.02)),
         phases=Phases(
-            **{"import": 1.9, "build": 0.12, "compile": 21.0 if "compile" in case.mode else 0.3},
-            warmup=0.9,
-            timed=8.8,
-            evaluate=0.4,
+            **{"import": rng.uniform(0.1, 0.2), "build": rng.uniform(0.02, 0.12)},
+            **{"compile": rng.uniform(19, 23) if compiled(case.mode) else rng.uniform(0.2, 0.4)},
+            warmup=rng.uniform(0.7, 1.1),
+            timed=sum(times[19:]),
+            evaluate=rng.uniform(0.3, 0.5),
         ),
-        input_wait_seconds=0.011,
+        input_wait_seconds=rng.uniform(0.001, 0.02),
         flops_per_step=3.6e9,
-        tflops=0.041,
-        mfu_of_measured_peak=0.31,
-        measured_peak=Peak(tflops=0.132, source="matmul 2048, fp32"),
-        memory=Memory(
-            peak_rss_bytes=rss,
-            start_rss_bytes=int(0.41 * 2**30),
-            capacity_bytes=128 * 2**30,
-            estimate_bytes=int(0.11 * 2**30),
-        ),
-        energy_reason="no NVML device; RAPL needs root to read /sys/class/powercap",
+        flops_source="analytic",
+        tflops=3.6e9 / mean / 1e12,
+        mfu_of_measured_peak=3.6e9 / mean / 1e12 / 0.132,
+        measured_peak=Peak(tflops=0.132, source="largest of several fp32 matmuls on this machine"),
+        memory=memory(case, rng),
+        energy_reason="no RAPL counter in /sys/class/powercap (a virtual machine has none)",
         loss=Loss(
             first=curve[0],
             final=last,
@@ -182,25 +221,118 @@ def ok_record(case: PlannedCase, *, steps: int = 100, noisy: bool = False) -> tu
             references=references(case.workload),
         ),
         metrics=metrics,
-        facts={"frozen_unchanged": True, "merge_difference": 2.1e-7} if case.workload.startswith("lora") else {},
-        parity=None
-        if case.mode == "eager"
-        else Parity(
-            reference=f"{case.workload}/eager/ws1",
-            metric="largest relative difference of the smoothed loss",
-            limit=1e-3,
-            value=3.1e-5,
-            verdict="pass",
-        ),
+        facts=facts,
+        parity=parity(case, rng),
         noise=Noise(
             cv=spread,
             verdict="noisy" if noisy else "quiet",
-            cause="another process used 38 % of the CPUs; stop it, or measure longer with `--set steps=400`"
-            if noisy
-            else None,
+            cause="other processes used 6.1 CPUs; stop them; time more steps: --set steps=400" if noisy else None,
+        ),
+        sampling=Sampling(
+            target=0.02,
+            half_width=half,
+            reached=half <= 0.02,
+            steps=steps - 20,
+            steps_to_target=None if noisy else rng.randrange(21, max(22, steps - 20)),
+            extra_steps=rng.randrange(0, 12),
+            seconds=sum(times[19:]),
+            budget_seconds=30.0,
+        ),
+        compile=Compile(
+            cold_seconds=rng.uniform(19, 23),
+            cold_at="2026-11-20T17:02:11+00:00",
+            warm_seconds=rng.uniform(2, 3),
+            graphs=1,
+            graph_breaks=0,
+            recompiles=0,
+        )
+        if compiled(case.mode)
+        else None,
+        hardware=Hardware(
+            samples=44,
+            source="Linux sysfs and procfs",
+            utilization=Range(mean=rng.uniform(0.95, 1), low=rng.uniform(0.8, 0.9), high=1.0),
+            reason="power and memory clock are not sampled on a CPU; no clock (a virtual machine is not told); "
+            "no temperature sensor (a virtual machine has none); no throttle counters",
         ),
     )
+    if case.world_size > 1:
+        record = record.model_copy(update=several(case, mean, sum(times[19:]), rng))
     return record, Series(loss=curve, step_seconds=times, first_timed_step=20)
+
+
+def compiled(mode: str) -> bool:
+    try:
+        return compiles(canonical(mode))
+    except UserError:  # a mode of the test's own
+        return False
+
+
+LIGHTER = {"ac": 0.3, "sac": 0.7, "bf16": 0.75, "chunked-ce": 0.6, "accum4": 0.3}  # activations
+
+
+def memory(case: PlannedCase, rng: random.Random) -> Memory:
+    share = math.prod(LIGHTER.get(part, 1.0) for part in case.mode.split("+"))
+    activations = int(22_110_208 * share) // case.world_size
+    estimate = MemorySplit(parameters=2_296_832, gradients=2_296_832, optimizer=4_593_664, activations=activations)
+    total, start = 4 * 2_296_832 + activations, int(0.41 * 2**30)
+    return Memory(
+        peak_rss_bytes=start + int(total * rng.uniform(3.0, 3.2)),
+        start_rss_bytes=start,
+        capacity_bytes=128 * 2**30,
+        estimate_bytes=total,
+        split=MemorySplit(
+            parameters=2_296_832,
+            gradients=2_296_832,
+            optimizer=4_593_776,
+            activations=int(activations * rng.uniform(0.98, 1.03)),
+        ),
+        estimate=estimate,
+    )
+
+
+def parity(case: PlannedCase, rng: random.Random) -> Parity:
+    gradients = ParityCheck(
+        reference="eager fp64",
+        metric="RMS error / RMS of the gradient of the first step",
+        limit=2.2e-2 if "bf16" in case.mode else 1.8e-5,
+        value=4e-3 * rng.uniform(0.9, 1.1) if "bf16" in case.mode else 6.7e-7 * rng.uniform(0.9, 1.1),
+        verdict="pass",
+        tensor="blocks.1.mlp_norm.weight",
+    )
+    curve = ParityCheck(
+        reference=f"{case.workload}/eager/ws1",
+        metric="largest relative difference of the loss in 100 steps, smoothed over 10",
+        limit=1e-2 if "bf16" in case.mode else 1e-3,
+        value=3.1e-5 * rng.uniform(0.9, 1.1),
+        verdict="pass",
+    )
+    checks = [gradients] if case.mode == "eager" and case.world_size == 1 else [gradients, curve]
+    return Parity(**gradients.model_dump(), checks=checks, deterministic=True)
+
+
+def several(case: PlannedCase, step: float, window: float, rng: random.Random) -> dict[str, Any]:
+    """What only several processes tell."""
+    ranks = [
+        Rank(
+            rank=rank,
+            host="node-17",
+            device="cpu",
+            window_seconds=window * (1 - 0.002 * rank),
+            communication_seconds=step * rng.uniform(0.1, 0.2),
+            peak_rss_bytes=int(rng.uniform(0.5, 0.6) * 2**30),
+        )
+        for rank in range(case.world_size)
+    ]
+    mean = sum(rank.communication_seconds or 0.0 for rank in ranks) / len(ranks)
+    return {
+        "ranks": ranks,
+        "rank_spread": 0.002,
+        "communication": Communication(seconds_per_step=mean, share=mean / step, source="torch.profiler, gloo"),
+        "scaling": Scaling(
+            reference=f"{case.workload}/{case.mode}/ws1", kind="strong", efficiency=case.world_size**-0.15
+        ),
+    }
 
 
 def broken_record(case: PlannedCase, status: str, error: Error | None) -> Record:
@@ -240,6 +372,21 @@ TRACEBACK = (
 )
 
 
+def stray(record: Record, step: int, value: float = 0.083) -> None:
+    """Makes it a case whose loss curve left the limit."""
+    curve = record.parity.checks[-1].model_copy(update={"verdict": "fail", "value": value, "step": step})
+    checks = [*record.parity.checks[:-1], curve]
+    record.parity = Parity(**curve.model_dump(), checks=checks, deterministic=True)
+    record.status = "invalid"
+    record.error = Error(
+        type="Invalid",
+        message=f"it strays from {curve.reference} at step {step}: {curve.metric} is {value:.2g}, "
+        f"allowed is {curve.limit:.2g}",
+        hint="the speed of a training that goes elsewhere is no speed-up; is it the mode, or a broken torch: "
+        "`llmbench doctor`",
+    )
+
+
 def plain_run(path: Path, workloads: list[str], modes: list[str], *, steps: int = 100, **changes: Any) -> RunFolder:
     """Every case passed."""
     cases = [planned(workload, mode) for workload in workloads for mode in modes]
@@ -263,8 +410,7 @@ def smoke_run(path: Path, *, steps: int = 100) -> RunFolder:
             add(folder, broken_record(case, "oom", OUT_OF_MEMORY), log=TRACEBACK)
             continue
         if case.case == "gpt-tiny/bf16/ws1":
-            record.status = "invalid"
-            record.parity.verdict, record.parity.value = "fail", 0.083
+            stray(record, step=31)
             series.loss = [value * (1 + 0.1 * step / steps) for step, value in enumerate(series.loss)]
         if case.case == "regression-linear/compile/ws1":
             base = SPEED["regression-linear"]
@@ -272,4 +418,77 @@ def smoke_run(path: Path, *, steps: int = 100) -> RunFolder:
         if case.mode == "eager":
             record.energy, record.energy_reason = Energy(joules=842.0, source="RAPL package"), None
         add(folder, record, series)
+    return folder
+
+
+def unavailable(case: PlannedCase, message: str, hint: str | None = None) -> Record:
+    return broken_record(case, "skipped", Error(type="Unavailable", message=message, hint=hint))
+
+
+LADDER = ["bf16", "fused", "compile", "chunked-ce", "ac"]
+
+
+def ladder_run(path: Path, *, steps: int = 100) -> RunFolder:
+    """Two ladders: all rungs of gpt passed; of bert one is out of memory, one skipped, one invalid."""
+    cases = [planned(workload, mode) for workload in ("gpt-tiny", "bert-tiny") for mode in rungs(LADDER)]
+    folder = RunFolder.create(path, make_run(cases, suite="ladder", ladder=LADDER))
+    for case in cases:
+        if case.case == "bert-tiny/bf16+fused/ws1":
+            add(folder, broken_record(case, "oom", OUT_OF_MEMORY), log=TRACEBACK)
+        elif case.case == "bert-tiny/compile+bf16+fused/ws1":
+            add(folder, unavailable(case, "torch.compile needs a C++ compiler", "apt install g++"))
+        else:
+            record, series = ok_record(case, steps=steps)
+            if case.case == "bert-tiny/compile+bf16+fused+chunked-ce/ws1":
+                stray(record, step=12)
+            add(folder, record, series)
+    return folder
+
+
+SINGLE = (
+    "eager tf32 bf16 fp16 bf16-params fp8 compile compile-blocks reduce-overhead max-autotune fused ac sac accum4 "
+    "chunked-ce cpu-offload sdpa-math sdpa-flash sdpa-cudnn flex bf16+sdpa-flash bf16+sdpa-cudnn bf16+flex "
+    "compile-blocks+bf16+fused compile-blocks+fp8 bf16+ac bf16+fused+ac+chunked-ce"
+).split()
+PARALLEL = (
+    "ddp fsdp hsdp tp pp fsdp+tp accum4+ddp bf16+ddp bf16+fsdp bf16-params+fsdp accum4+fsdp ac+fsdp sac+fsdp "
+    "chunked-ce+fsdp cpu-offload+fsdp compile-blocks+fsdp bf16+hsdp bf16+tp ac+tp bf16+pp ac+pp bf16+fsdp+tp"
+).split()
+LACKING = {
+    "tf32": ("tf32 needs a CUDA device", "--device cuda"),
+    "fp8": ("fp8 needs a CUDA device of compute capability 8.9", None),
+    "reduce-overhead": ("CUDA graphs need a CUDA device", None),
+    "cpu-offload": ("cpu-offload needs a CUDA device", None),
+    "sdpa-flash": ("sdpa-flash needs bf16 or fp16 on a CUDA device", None),
+    "sdpa-cudnn": ("cuDNN's attention needs a CUDA device", None),
+    "flex": ("FlexAttention needs a CUDA device and triton", "pip install triton"),
+}
+
+
+def modes_run(
+    path: Path, *, single: Sequence[str] = SINGLE, parallel: Sequence[str] = PARALLEL, steps: int = 30
+) -> RunFolder:
+    """Every mode of two workloads on a CPU, the parallel ones on 1 and 2 ranks: what cannot run here is skipped,
+    fp16 is invalid, a rank of hsdp died, one case is noisy.
+    """
+    cases = [
+        planned(workload, mode, size)
+        for workload in ("gpt-tiny", "bert-tiny")
+        for mode in (*single, *parallel)
+        for size in ((1, 2) if mode in parallel else (1,))
+    ]
+    folder = RunFolder.create(path, make_run(cases, suite="modes", suite_file="suites/modes.toml"))
+    for case in cases:
+        lacking = next((LACKING[part] for part in case.mode.split("+") if part in LACKING), None)
+        if lacking:
+            add(folder, unavailable(case, *lacking))
+        elif case.case == "bert-tiny/hsdp/ws2":
+            message = "rank 1 of 2 on node-17: killed by SIGKILL in phase timed, not by llmbench; it left no stack"
+            error = Error(type="SIGKILL", message=message, hint="see dmesg", rank=1, host="node-17")
+            add(folder, broken_record(case, "failed", error), log=TRACEBACK)
+        else:
+            record, series = ok_record(case, steps=steps, noisy=case.case == "bert-tiny/ac/ws1")
+            if case.mode == "fp16":
+                stray(record, step=17)
+            add(folder, record, series)
     return folder

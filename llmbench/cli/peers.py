@@ -14,8 +14,12 @@ from llmbench.suite.workloads import peer_name
 def pairs(records: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Records of the same training with our model and with a peer's, in the order of the peer's records."""
     ours = {(record.workload, record.mode, record.world_size): record for record in records}
-    keys = ((peer_name(record.workload), record.mode, record.world_size, record) for record in records)
-    return [(ours[name, mode, size], record) for name, mode, size, record in keys if (name, mode, size) in ours]
+    found = []
+    for record in records:
+        mine = ours.get((peer_name(record.workload) or "", record.mode, record.world_size))
+        if mine is not None:
+            found.append((mine, record))
+    return found
 
 
 def peers_table(records: Sequence[Record]) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbench.results.schema import Record, Run
 from llmbench.stats.verdicts import half_width
+
+if TYPE_CHECKING:
+    from llmbench.report.run.rungs import Ladder, Rung
+    from llmbench.report.run.speedup import Speedup
 
 SYMBOLS = {"ok": "PASS", "skipped": "SKIP", "invalid": "INVALID", "aborted": "ABORTED", "timeout": "TIMEOUT"}
 
@@ -62,7 +67,10 @@ def case_line(number: int, total: int, record: Record) -> str:
 
 
 def _reason(record: Record) -> str:
-    return f"{record.error.type}: {record.error.message}" if record.error else ""
+    if record.error is None:
+        return ""
+    told = record.error.type.lower() == record.status  # the status says it already
+    return record.error.message if told else f"{record.error.type}: {record.error.message}"
 
 
 def plan_table(rows: list[dict[str, Any]]) -> str:
@@ -100,67 +108,207 @@ def _aligned(row: list[str], widths: list[int]) -> list[str]:
 
 def summary(run: Run, records: list[Record], folder: Path, report: Path) -> str:
     """The end of a run: what came out, what is wrong, where the report is, what to do next."""
-    parts = [_result_table(records)] if records else []
-    text = _held_out(records)
-    if text:
-        parts.append(text)
-    problems = [record for record in records if record.status not in ("ok", "skipped")]
-    for record in [*problems, *(record for record in records if record.status == "skipped")]:
-        hint = f"\n    {record.error.hint}" if record.error and record.error.hint else ""
-        parts.append(f"{status_word(record.status)} {record.case}: {_reason(record)}{hint}")
-    noisy = [record for record in records if record.noise and record.noise.verdict == "noisy"]
-    if noisy:
-        worst = max(noisy, key=lambda record: record.noise.cv if record.noise else 0.0)
-        parts.append(f"~ {len(noisy)} noisy: {worst.case}: {worst.noise.cause if worst.noise else ''}")
+    ran = [record for record in records if record.status != "skipped"]
+    skipped = [record for record in records if record.status == "skipped"]
+    problems = [record for record in ran if record.status != "ok"]
+    parts = [
+        _result_table(ran),
+        ladder_table(run, records),
+        _held_out(ran),
+        *map(_problem, problems),
+        "\n".join(_skips(skipped)),
+        _noise(records),
+    ]
     missing = len(run.cases) - len(records)
-    done = sum(record.status == "ok" for record in records)
-    skipped = sum(record.status == "skipped" for record in records)
-    verdict = f"{done} of {len(run.cases)} cases trained right"
-    verdict += f", {skipped} skipped" if skipped else ""
+    verdict = f"{len(ran) - len(problems)} of {len(run.cases)} cases trained right"
+    verdict += f", {len(skipped)} skipped" if skipped else ""
     verdict += f", {len(problems)} did not" if problems else ""
     verdict += f", {missing} not run" if missing else ""
     parts.append(f"{verdict}\nreport: {report}")
     if problems or missing:
         parts[-1] += f"\nagain:  llmbench run --resume {folder}"
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
-def _result_table(records: list[Record]) -> str:
-    eager = {record.workload: record for record in records if record.mode == "eager"}
-    lines = [["case", "status", "throughput", "speed-up", "memory", "loss", "held-out"]]
+def _problem(record: Record) -> str:
+    hint = f"\n    {record.error.hint}" if record.error and record.error.hint else ""
+    return f"{status_word(record.status)} {record.case}: {_reason(record)}{hint}"
+
+
+def _skips(records: Sequence[Record]) -> list[str]:
+    """A line for each reason to skip: how many cases, which, and what would help."""
+    groups: dict[tuple[str, str | None], list[Record]] = {}
     for record in records:
-        base = eager.get(record.workload)
-        speed_up = ""
-        if record.throughput and base and base.throughput and base is not record:
-            speed_up = f"{record.throughput.value / base.throughput.value:.2f}×"
+        reason = record.error.message if record.error else "no reason was recorded"
+        groups.setdefault((reason, record.error.hint if record.error else None), []).append(record)
+    lines = []
+    for (reason, hint), group in groups.items():
+        fix = f" ({hint})" if hint else ""
+        amount = f"{len(group)} × " if len(group) > 1 else ""
+        lines.append(f"{status_word('skipped')} {amount}{_names(group)}: {reason}{fix}")
+    return lines
+
+
+def _names(records: Sequence[Record], longest: int = 40) -> str:
+    """What the cases are, as short as can be: ``bf16, fp16 of gpt-tiny, bert-tiny``."""
+    if len(records) == 1:
+        return records[0].case
+    workloads = dict.fromkeys(record.workload for record in records)
+    return f"{_listed(dict.fromkeys(record.mode for record in records), longest)} of {_listed(workloads, longest)}"
+
+
+def _listed(names: Iterable[str], longest: int) -> str:
+    """Names with commas, cut after about ``longest`` characters: ``a, b and 5 more``."""
+    first, *others = names
+    text = first
+    for index, name in enumerate(others):
+        if len(text) + len(name) > longest:
+            return f"{text} and {len(others) - index} more"
+        text += f", {name}"
+    return text
+
+
+def _noise(records: Sequence[Record]) -> str:
+    """The cause of the noisiest case: the others differ in their numbers."""
+    noisy = [record for record in records if record.noise and record.noise.verdict == "noisy"]
+    if not noisy:
+        return ""
+    worst = max(noisy, key=lambda record: record.noise.cv if record.noise else 0.0)
+    most = f"{worst.case} the most" if len(noisy) > 1 else worst.case
+    return f"~ {len(noisy)} noisy, {most}: {worst.noise.cause if worst.noise else ''}"
+
+
+def _result_table(records: Sequence[Record]) -> str:
+    """What every case came to; columns that none fills are left out."""
+    if not records:
+        return ""
+    eager = _eager(records)
+    heads = ["case", "status", "throughput", "speed-up", "scaling", "memory", "loss", "parity"]
+    rows = [
+        [
+            record.case,
+            status_word(record.status),
+            rate(record),
+            _speed_up(record, eager.get(record.workload)),
+            f"{record.scaling.efficiency:.0%}" if record.scaling else "",
+            memory(record),
+            _number(record.loss.eval) if record.loss else "",
+            _of_limit(record),
+        ]
+        for record in records
+    ]
+    kept = [index for index in range(len(heads)) if index < 3 or any(row[index] for row in rows)]
+    notes = {
+        "scaling": "scaling: efficiency against the fewest ranks",
+        "loss": "loss: held out",
+        "parity": "parity: share of its limit",
+    }
+    said = "; ".join(notes[heads[index]] for index in kept if heads[index] in notes)
+    text = columns([[row[index] for index in kept] for row in [heads, *rows]])
+    return f"{text}\n{said}" if said else text
+
+
+def _eager(records: Sequence[Record]) -> dict[str, Record]:
+    """Of each workload, the eager case at the smallest world size."""
+    found = sorted((record for record in records if record.mode == "eager"), key=lambda record: -record.world_size)
+    return {record.workload: record for record in found}
+
+
+def _speed_up(record: Record, base: Record | None) -> str:
+    """Over eager; of trainings that were right only."""
+    if base is None or base is record or record.status != "ok" or base.status != "ok":
+        return ""
+    if record.throughput is None or base.throughput is None:
+        return ""
+    return f"{record.throughput.value / base.throughput.value:.2f}×"
+
+
+def _of_limit(record: Record) -> str:
+    """The decisive check's value as a share of its limit."""
+    found = record.parity
+    if found is None:
+        return ""
+    if found.value is None or not math.isfinite(found.value):
+        return "not finite"
+    return f"{found.value / found.limit:.2g}×" if found.value > found.limit > 0 else _percent(found.value, found.limit)
+
+
+def _percent(value: float, limit: float) -> str:
+    return f"{value / limit:.0%}" if limit else f"{value:.2g}"
+
+
+def ladder_table(run: Run, records: Sequence[Record]) -> str:
+    """What each technique of a ladder brought over the rung before it; empty if the run is no ladder."""
+    from llmbench.report.run.rungs import ladders
+
+    return "\n\n".join(_ladder(ladder) for ladder in ladders(run, records))
+
+
+def _ladder(ladder: Ladder) -> str:
+    name = f"{ladder.workload} {ladder.variant}".strip()
+    lines = [[name, ladder.unit, "", "over eager", "over before", "memory", "", "parity / limit", "compile (warm)"]]
+    notes = []
+    for rung in ladder.rungs:
+        record = rung.record
+        if not rung.counts:
+            word = "NOT RUN" if record is None else status_word(record.status)
+            lines.append([rung.name, word, *[""] * 7])
+            notes.append(_cut(f"{rung.name}: {rung.reason}", 110) if record else "")
+            continue
+        assert record is not None
+        assert record.throughput is not None
         lines.append(
             [
-                record.case,
-                status_word(record.status),
-                rate(record),
-                speed_up,
-                memory(record),
-                f"{_number(record.loss.first)} → {_number(record.loss.final)}" if record.loss else "",
-                _number(record.loss.eval) if record.loss else "",
+                rung.name,
+                si(record.throughput.value),
+                f"± {half_width(record.throughput.value, record.throughput.ci95):.1%}",
+                _over(rung.over_eager),
+                _over(rung.over_before),
+                bytes_text(rung.memory_bytes),
+                f"{rung.memory_change:+.0%}" if rung.memory_change is not None else "",
+                f"{record.parity.value:.2g} / {record.parity.limit:.2g}"
+                if record.parity and record.parity.value is not None
+                else "",
+                _compiled(rung),
             ]
         )
-    return columns(lines)
+    return "\n".join([columns(lines), *filter(None, notes)])
 
 
-def _held_out(records: list[Record]) -> str:
-    """Perplexity beside that of the word frequencies of the same text, which is what a model must beat."""
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _over(found: Speedup | None) -> str:
+    """A ratio, and whether its interval holds 1."""
+    if found is None:
+        return ""
+    return f"{'≈ ' if found.undecided else ''}{found.value:.2f}×"
+
+
+def _compiled(rung: Rung) -> str:
+    cold, warm = rung.compile_seconds
+    said = f"{cold:.1f} s" if cold is not None else ""
+    return f"{said} ({warm:.1f} s)".strip() if warm is not None else said
+
+
+def _held_out(records: Sequence[Record]) -> str:
+    """Perplexity of each workload beside that of the word frequencies of the same text, which a model must beat."""
     lines = [["held-out text", "perplexity", "unigram", "floor"]]
-    for record in records:
-        references = {known.name: known.value for known in record.loss.references} if record.loss else {}
-        perplexity = record.metrics.get("perplexity")
-        if perplexity is None or "unigram" not in references:
+    for workload in dict.fromkeys(record.workload for record in records):
+        found = [record for record in records if record.workload == workload]
+        known = {one.name: one.value for record in found if record.loss for one in record.loss.references}
+        reached = [record.metrics.get("perplexity") for record in found if record.status == "ok"]
+        finite = [value for value in reached if value is not None]
+        if not finite or "unigram" not in known:
             continue
-        floor = references.get("source entropy")
+        low, high = f"{min(finite):.1f}", f"{max(finite):.1f}"
+        floor = known.get("source entropy")
         lines.append(
             [
-                record.case,
-                f"{perplexity:.1f}",
-                f"{math.exp(references['unigram']):.1f}",
+                workload,
+                low if low == high else f"{low} to {high}",
+                f"{math.exp(known['unigram']):.1f}",
                 f"{math.exp(floor):.1f}" if floor is not None else "–",
             ]
         )

@@ -20,7 +20,7 @@ from llmbench.data.vocabulary import SMALLEST
 from llmbench.errors import UserError, nearest
 from llmbench.paths import PACKAGE
 from llmbench.suite.load import Settings
-from llmbench.suite.workloads import FAMILIES, HF, OWN, WORKLOADS, Lookup, Size, Workload, foreign, workload
+from llmbench.suite.workloads import FAMILIES, HF, OWN, WORKLOADS, Lookup, Size, Tokenizer, Workload, foreign, workload
 
 ASK_SECONDS = 180.0  # to import torch and transformers, from a cold network disk
 HF_PREFIX = f"{HF}:"
@@ -116,15 +116,14 @@ def _hf(python: str, folder: Path) -> Workload:
     if "error" in answer:
         kind, text = answer["error"]
         field = _field(text, values)
-        raise UserError(f"{file}{field}: {_last_line(text)}", f"{kind} of transformers in {python}")
+        raise UserError(f"{file}{field}: {_last_line(text)}", f"{kind}, as transformers in {python} reads it")
     # Without transformers the case will be skipped; what the file itself says is enough to plan it.
     found = answer.get("found") or _as_written(values)
     vocab_size, n_positions = found["vocab_size"], found["n_positions"] or 2048
-    tokenizer = "wordpiece" if found["objective"] == "masked" else "bpe"
-    if vocab_size < SMALLEST[tokenizer]:  # type: ignore[index]
-        raise UserError(
-            f"{file}: vocab_size = {vocab_size}: a {tokenizer} vocabulary needs at least {SMALLEST[tokenizer]}"  # type: ignore[index]
-        )
+    tokenizer: Tokenizer = "wordpiece" if found["objective"] == "masked" else "bpe"
+    if vocab_size < SMALLEST[tokenizer]:
+        least = f"a {tokenizer} vocabulary has at least {SMALLEST[tokenizer]} tokens"
+        raise UserError(f"{file}: vocab_size = {vocab_size} is too small", least)
     parameters = found["parameters"]
     about = {
         "family": HF,
@@ -152,9 +151,10 @@ def _config(file: Path) -> dict[str, Any]:
         UserError: it cannot be read, is no JSON object, or tells of a model that cannot be made from it alone.
     """
     try:
-        values = json.loads(file.read_bytes())
+        values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{file}: {error.strerror}", "hf:FOLDER names a folder with the config.json of a model") from None
+        hint = "hf:FOLDER names a folder with the config.json of a model"
+        raise UserError(f"{file}: {error.strerror}", hint) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -176,8 +176,6 @@ def _config(file: Path) -> dict[str, Any]:
 
 def _field(text: str, values: dict[str, Any]) -> str:
     """The field that an error of transformers is about: the one that it names."""
-    if "model_type" in text or "not recognized" in text.lower() or "Unrecognized" in text:
-        return ": model_type"
     named = [key for key in values if re.search(rf"\b{re.escape(key)}\b", text)]
     return f": {named[0]}" if named else ""
 
@@ -216,7 +214,8 @@ def _ask(python: str, question: dict[str, Any], what: str) -> dict[str, Any]:
             start_new_session=True,
         )
     except OSError as error:
-        raise UserError(f"--python {python}: {error.strerror}", "name a Python interpreter, such as VENV/bin/python") from None
+        hint = "name a Python interpreter, such as VENV/bin/python"
+        raise UserError(f"--python {python}: {error.strerror}", hint) from None
     try:
         out, err = process.communicate(json.dumps(question), timeout=ASK_SECONDS)
     except subprocess.TimeoutExpired:
@@ -229,6 +228,12 @@ def _ask(python: str, question: dict[str, Any], what: str) -> dict[str, Any]:
         code = process.returncode
         died = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         raise UserError(f"{what}: {python} died while it was imported: {died}; {_last_line(err)}") from None
+    if "broken" in answer:
+        kind, text = answer["broken"]
+        raise UserError(
+            f"{python} cannot import torch: {kind}: {_last_line(text)}",
+            f"`llmbench doctor --python {python}` finds the cause; `--python PATH` trains with another interpreter",
+        )
     return answer
 
 

@@ -32,7 +32,7 @@ from llmbench.results.schema import (
     Throughput,
 )
 from llmbench.stats import estimates, verdicts
-from llmbench.stats.blocks import FEWEST_STEPS, steps_to
+from llmbench.stats.blocks import enough, steps_to
 from llmbench.suite.cases import Case
 from llmbench.suite.modes import arithmetic, parity_limit
 
@@ -151,9 +151,9 @@ def _sampling(case: Case, result: dict[str, Any], window: Sequence[float]) -> Sa
     return Sampling(
         target=target,
         half_width=result["half_width"],
-        reached=result["half_width"] <= target,
+        reached=enough(window, target),
         steps=len(window),
-        steps_to_target=steps_to(target, window, FEWEST_STEPS),
+        steps_to_target=steps_to(target, window),
         extra_steps=len(window) - trained,
         seconds=result["window_seconds"],
         budget_seconds=case.config["budget_seconds"],

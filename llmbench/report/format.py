@@ -133,6 +133,21 @@ def percent(fraction: float | None, digits: int = 2) -> str:
     return f"{number(100 * fraction, digits)} %"
 
 
+def signed(fraction: float | None) -> str:
+    """A change: ``+12 %``, ``−3.1 %``."""
+    if fraction is None or not math.isfinite(fraction):
+        return number(fraction)
+    return f"{'+' if fraction > 0 else ''}{percent(fraction)}"
+
+
+def of_limit(value: float | None, limit: float) -> str:
+    """What a check found as a share of its limit, ``18 %``; beyond the limit how many times it: ``8.3×``."""
+    if value is None or not math.isfinite(value) or not limit or not math.isfinite(value / limit):
+        return number(value)
+    share = value / limit
+    return percent(share) if share <= 1 else f"{number(share, 2)}×"
+
+
 def half_width(value: float | None, interval: Sequence[float] | None) -> float | None:
     """Half the interval, as a fraction of the value; None where either is missing or means nothing."""
     if value is None or interval is None or not value or not all(map(math.isfinite, (value, *interval))):

@@ -30,9 +30,28 @@ def half_width(seconds: Sequence[float]) -> float:
     return _T[len(means) - 2] * stdev(means) / math.sqrt(len(means)) / fmean(seconds)
 
 
-def steps_to(target: float, seconds: Sequence[float], fewest: int) -> int | None:
-    """After how many steps, ``fewest`` or more, the half-width was within ``target`` first; None if never."""
-    return next((n for n in range(fewest, len(seconds) + 1) if half_width(seconds[:n]) <= target), None)
+def enough(seconds: Sequence[float], target: float) -> bool:
+    """Whether the half-width is within ``target``, and was so a tenth of the steps ago.
+
+    Who asks again and again will be told yes by chance in the end; asking for it twice makes up for most of that.
+    """
+    before = seconds[: max(FEWEST_STEPS, len(seconds) * 10 // 11)]
+    return len(seconds) >= FEWEST_STEPS and half_width(seconds) <= target and half_width(before) <= target
+
+
+def next_look(steps: int) -> int:
+    """After how many steps more to ask again: a tenth of those that there are."""
+    return max(FEWEST_STEPS, steps // 10)
+
+
+def steps_to(target: float, seconds: Sequence[float]) -> int | None:
+    """After how many steps there were enough first; None if there never were."""
+    steps = FEWEST_STEPS
+    while steps <= len(seconds):
+        if enough(seconds[:steps], target):
+            return steps
+        steps += max(1, steps // 50)
+    return len(seconds) if enough(seconds, target) else None
 
 
 def _block_means(seconds: Sequence[float]) -> list[float]:

@@ -144,9 +144,7 @@ FAMILIES: dict[str, Family] = {
             _REGRESSION_SIZES,
             objective="regression",
         ),
-        Family(
-            "bert", "BERT encoder, masked language model", "tokens/s", "wordpiece", _BERT_SIZES, objective="masked"
-        ),
+        Family("bert", "BERT encoder, masked language model", "tokens/s", "wordpiece", _BERT_SIZES, objective="masked"),
         Family("gpt", "GPT-2 decoder, language model", "tokens/s", "bpe", _GPT_SIZES, objective="causal"),
         Family(
             "lora",

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llmbench.stats.blocks import FEWEST_STEPS, half_width
+from llmbench.stats.blocks import enough, half_width, next_look
 from llmbench.worker.device import Device
 from llmbench.worker.events import Events, Heartbeat, enter
 from llmbench.worker.modes import Execution
@@ -196,30 +196,27 @@ def _time(trainer: Trainer, device: Device, sampling: Sampling, timing: Timing) 
 
 
 def _steps_to_come(seconds: list[float], timing: Timing, sampling: Sampling) -> int:
-    """How many more steps: what the interval needs if it narrows with the root of their number, half of that at first.
-
-    Noise comes and goes, so it is asked again before the whole of it was spent.
-    """
-    left = sampling.budget_seconds - timing.window_seconds
-    if timing.half_width <= sampling.target and len(seconds) >= FEWEST_STEPS:
+    """How many steps until the next look at the interval; none if it is narrow enough, or the budget is spent."""
+    if enough(seconds, sampling.target):
         return 0
+    left = sampling.budget_seconds - timing.window_seconds
     step = timing.window_seconds / len(seconds)
-    needed = len(seconds) * ((timing.half_width / sampling.target) ** 2 - 1)
-    wanted = max(FEWEST_STEPS, min(needed / 2, len(seconds)))
-    return max(0, int(min(wanted, left / step)))
+    return max(0, min(next_look(len(seconds)), int(left / step)))
 
 
 def _inspected_step(trainer: Trainer, device: Device, inspect: Callable[[int], None]) -> float:
     """A step whose gradients are looked at; its seconds without the look."""
-    begin = time.perf_counter()
+    begin = device.mark()
     trainer.compute_gradients()
+    end = device.mark()
     device.synchronize()
-    seconds = time.perf_counter() - begin
+    seconds = device.between(begin, end)
     inspect(trainer.done)
-    begin = time.perf_counter()
+    begin = device.mark()
     trainer.update()
+    end = device.mark()
     device.synchronize()
-    return seconds + time.perf_counter() - begin
+    return seconds + device.between(begin, end)
 
 
 def _warm_up(trainer: Trainer, device: Device, timing: Timing, agree: Callable[[int], int]) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llmbench.results.schema import StepSeconds
+from llmbench.stats.blocks import MOST_BLOCKS
 from llmbench.stats.estimates import (
-    MOST_BLOCKS,
     coefficient_of_variation,
     quantile,
     smooth,

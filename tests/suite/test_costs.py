@@ -1,26 +1,30 @@
-"""The formulas against the models themselves: parameters and FLOPs exactly, memory by what torch really keeps."""
+"""The formulas against the models themselves: parameters exactly, FLOPs as torch counts them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.weak import WeakIdKeyDictionary
 
-from llmbench.suite.costs import flops_per_step, memory_bytes, padded_vocabulary, parameters
+from llmbench.suite.costs import FAMILIES, flops_per_step, known, memory_bytes, padded_vocabulary, parameters
 from llmbench.suite.workloads import WORKLOADS
-from llmbench.worker.methods.lora import apply_lora
-from llmbench.worker.models.bert import BERT, BERTConfig
-from llmbench.worker.models.gpt import GPT, GPTConfig
-from llmbench.worker.models.mlp import MLP, MLPConfig
 from llmbench.worker.models.vocabulary import padded
+from tests.suite.training_steps import BERTS, GPT_MODEL, OURS, PEERS, Step, build, count
+
+STEPS = [pytest.param(step, id=name) for name, step in OURS.items()] + [
+    pytest.param(step, id=name, marks=pytest.mark.hf) for name, step in PEERS.items()
+]
+NAMES = [
+    pytest.param(name, marks=pytest.mark.hf if workload.family.name in {step.family for step in PEERS.values()} else ())
+    for name, workload in WORKLOADS.items()
+]
 
 
 @pytest.fixture(autouse=True)
@@ -31,67 +35,32 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def build(family: str, model: dict[str, int], lora_rank: int | None) -> torch.nn.Module:
-    if family == "regression":
-        return MLP(MLPConfig(**model))
-    if family == "bert":
-        return BERT(BERTConfig(**model))
-    gpt = GPT(GPTConfig(**model))
-    return apply_lora(gpt, lora_rank) if lora_rank else gpt
+def of_workload(name: str, **changes: Any) -> Step:
+    """A step of a workload, with what its cases have besides the model of its size."""
+    family, model = WORKLOADS[name].family.name, WORKLOADS[name].size.model
+    return Step(
+        family,
+        model | changes,
+        batch=2,
+        sequence=min(48, model.get("n_positions", 1)),
+        masked=7 if family in BERTS else None,
+        lora_rank=8 if "lora" in family else None,
+    )
 
 
-@dataclass(frozen=True)
-class Step:
-    """A training step of one shape, on paper and for real."""
-
-    family: str
-    model: dict[str, int]
-    batch: int
-    sequence: int
-    masked: int | None = None
-    lora_rank: int | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    def network(self) -> torch.nn.Module:
-        torch.manual_seed(0)
-        return build(self.family, self.model, self.lora_rank)
-
-    def inputs(self) -> tuple[torch.Tensor | None, ...]:
-        B, T, model = self.batch, self.sequence, self.model
-        if self.family == "regression":
-            return torch.randn(B, model["d_in"]), torch.randn(B, model["d_out"])
-        tokens_BT, targets_BT = torch.randint(model["vocab_size"], (2, B, T))
-        if self.family != "bert":
-            return tokens_BT, targets_BT
-        positions_BK = torch.stack([torch.randperm(T)[: self.masked or T] for _ in range(B)])
-        next_B = torch.randint(2, (B,)) if model.get("nsp") else None
-        return tokens_BT, torch.randint(2, (B, T)), positions_BK, targets_BT.gather(1, positions_BK), next_B
+def counted_flops(step: Step, device: str = "cpu") -> int:
+    with torch.device(device):
+        network, inputs = step.network(), step.inputs()
+        # Of the CPU's fused attention FlopCounterMode has no formula and counts 0; plain products it counts.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            network(*inputs).backward()
+    return counter.get_total_flops()
 
 
-# Odd shapes, so that no two numbers of a formula can be mistaken for each other.
-GPT_MODEL = {"vocab_size": 1000, "n_positions": 80, "n_layer": 3, "n_head": 4, "d_model": 48}
-BERT_MODEL = GPT_MODEL | {"d_ff": 160, "n_segments": 2}
-STEPS = [
-    pytest.param(step, id=name)
-    for name, step in {
-        "line": Step("regression", {"d_in": 1, "d_hidden": 0, "n_hidden": 0, "d_out": 1}, 16, 1),
-        "mlp": Step("regression", {"d_in": 7, "d_hidden": 64, "n_hidden": 3, "d_out": 3}, 16, 1),
-        "gpt": Step("gpt", GPT_MODEL, 4, 56),
-        "gpt-one-layer": Step("gpt", GPT_MODEL | {"n_layer": 1}, 3, 40),
-        "lora": Step("lora", GPT_MODEL, 4, 56, lora_rank=5),
-        "lora-one-layer": Step("lora", GPT_MODEL | {"n_layer": 1}, 3, 40, lora_rank=2),
-        "bert": Step("bert", BERT_MODEL, 4, 56, masked=9),
-        "bert-all-masked": Step("bert", BERT_MODEL, 4, 56),
-        "bert-nsp": Step("bert", BERT_MODEL | {"nsp": True}, 4, 56, masked=9),
-    }.items()
-]
-
-
-def count(network: torch.nn.Module) -> tuple[int, int]:
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+def test_every_family_of_the_suites_is_known() -> None:
+    assert {workload.family.name for workload in WORKLOADS.values()} == set(FAMILIES)
+    assert all(known(family) for family in FAMILIES)
+    assert not known("hf:/some/model")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -99,28 +68,28 @@ def test_parameters(step: Step) -> None:
     assert parameters(step.family, step.model, step.lora_rank) == count(step.network())
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", NAMES)
 def test_parameters_of_every_workload(name: str) -> None:
-    family, model = WORKLOADS[name].family.name, WORKLOADS[name].size.model
-    rank = 8 if family == "lora" else None
-    for variant in [model, model | {"nsp": True}] if family == "bert" else [model]:
+    step = of_workload(name)
+    for model in [step.model, step.model | {"nsp": True}] if step.family in BERTS else [step.model]:
         with torch.device("meta"):
-            assert parameters(family, variant, rank) == count(build(family, variant, rank))
+            assert parameters(step.family, model, step.lora_rank) == count(build(step.family, model, step.lora_rank))
 
 
 @pytest.mark.parametrize(
-    ("name", "published"),
+    ("size", "published"),
     [
         # transformers' parameter counts of openai-community/gpt2, -medium, -large, -xl
-        ("gpt-124m", 124_439_808),
-        ("gpt-355m", 354_823_168),
-        ("gpt-774m", 774_030_080),
-        ("gpt-1.5b", 1_557_611_200),
+        ("124m", 124_439_808),
+        ("355m", 354_823_168),
+        ("774m", 774_030_080),
+        ("1.5b", 1_557_611_200),
     ],
 )
-def test_gpt2_has_its_published_size_and_the_padding(name: str, published: int) -> None:
-    model = WORKLOADS[name].size.model
+def test_gpt2_has_its_published_size_and_ours_the_padding(size: str, published: int) -> None:
+    model = WORKLOADS[f"gpt-{size}"].size.model
     assert parameters("gpt", model)[0] == published + (50304 - 50257) * model["d_model"]
+    assert parameters("hf-gpt2", model)[0] == published
 
 
 def test_both_sides_pad_the_vocabulary_alike() -> None:
@@ -129,11 +98,52 @@ def test_both_sides_pad_the_vocabulary_alike() -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_flops_are_those_that_torch_counts(step: Step) -> None:
-    network, inputs = step.network(), step.inputs()
-    # FlopCounterMode has no formula for the fused attention of the CPU and counts it as 0; plain products it counts.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        network(*inputs).backward()
-    assert flops_per_step(**step.arguments()) == counter.get_total_flops()
+    assert flops_per_step(**step.arguments()) == counted_flops(step)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flops_of_every_workload(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors without data, so that the largest can be counted; of layers that are all alike the first three."""
+    layers = "n_layer" if "n_layer" in WORKLOADS[name].size.model else "n_hidden"
+    step = of_workload(name, **{layers: min(3, WORKLOADS[name].size.model[layers])})
+    if step.family in ("hf-gpt2", "peft-lora") and find_spec("transformers.masking_utils"):
+        # It looks at the values of the positions, for sequences packed into one, and finds none.
+        monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda positions: None)
+    assert flops_per_step(**step.arguments()) == pytest.approx(counted_flops(step, "meta"), rel=0.01)
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> Step:
+    family = draw(st.sampled_from(["regression", "bert", "gpt", "lora"]))
+    small = st.integers(1, 5)
+    if family == "regression":
+        shape = {
+            "d_in": draw(small),
+            "d_hidden": draw(small),
+            "n_hidden": draw(st.integers(0, 3)),
+            "d_out": draw(small),
+        }
+        return Step(family, shape, draw(small))
+    heads = draw(small)
+    model = {
+        "vocab_size": draw(st.integers(2, 200)),
+        "n_positions": 32,
+        "n_layer": draw(st.integers(1, 3)),
+        "n_head": heads,
+        "d_model": heads * draw(small),
+    }
+    sequence = draw(st.integers(2, 32))
+    if family == "bert":
+        model |= {"d_ff": draw(st.integers(1, 40)), "n_segments": 2, "nsp": draw(st.booleans())}
+    masked = draw(st.integers(1, sequence)) if family == "bert" else None
+    return Step(family, model, draw(small), sequence, masked, draw(small) if family == "lora" else None)
+
+
+@settings(max_examples=40)
+@given(step=steps())
+def test_any_shape(step: Step) -> None:
+    assert parameters(step.family, step.model, step.lora_rank) == count(step.network())
+    assert flops_per_step(**step.arguments()) == counted_flops(step)
 
 
 def test_flops_of_gpt2_are_six_for_each_weight_and_twelve_for_attention() -> None:
@@ -148,87 +158,13 @@ def test_lora_costs_about_two_thirds_of_full_training() -> None:
     assert 0.66 < ratio < 0.70
 
 
-def saved_bytes(network: torch.nn.Module, inputs: tuple[torch.Tensor | None, ...]) -> int:
-    """Bytes of all storages that autograd keeps for the backward pass, parameters aside."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    kept: dict[int, torch.Tensor] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor  # alive, so that no other takes its address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        network(*inputs)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("step", STEPS)
-def test_activations_are_what_autograd_keeps(step: Step, bf16: bool) -> None:
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        kept = saved_bytes(step.network(), step.inputs())
-    assert memory_bytes(**step.arguments(), bf16=bf16)["activations"] == pytest.approx(kept, rel=0.02)
-
-
-class PeakBytes(TorchDispatchMode):
-    """The most bytes that tensors held at once, starting from ``held``."""
-
-    def __init__(self, held: list[torch.Tensor]) -> None:
-        super().__init__()
-        self.alive = WeakIdKeyDictionary()
-        self.peak = 0
-        self.note(held)
-
-    def note(self, tensors: list[Any]) -> None:
-        for tensor in tensors:
-            if isinstance(tensor, torch.Tensor):
-                self.alive[tensor.untyped_storage()] = tensor.untyped_storage().nbytes()
-        self.peak = max(self.peak, sum(self.alive.values()))
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        self.note(tree_leaves(result))
-        return result
-
-
-SMALL = {"vocab_size": 2000, "n_positions": 128, "n_layer": 4, "n_head": 4, "d_model": 128}
-
-
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(Step("gpt", SMALL, 4, 128), id="gpt-activations-dominate"),
-        pytest.param(Step("gpt", SMALL, 1, 16), id="gpt-gradients-dominate"),
-        pytest.param(Step("lora", SMALL, 4, 128, lora_rank=8), id="lora"),
-        pytest.param(Step("bert", SMALL | {"d_ff": 512, "n_segments": 2}, 4, 128, masked=19), id="bert"),
-    ],
-)
-@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-def test_total_is_the_peak_of_a_step(step: Step, bf16: bool) -> None:
-    network, inputs = step.network(), step.inputs()
-    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], fused=True)
-
-    def train() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = network(*inputs)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    train()  # makes the moments
-    moments = [tensor for state in optimizer.state.values() for tensor in state.values()]
-    with PeakBytes([*network.parameters(), *moments]) as tracker:
-        train()
-    assert memory_bytes(**step.arguments(), bf16=bf16)["total"] == pytest.approx(tracker.peak, rel=0.15)
-
-
-def test_the_parts_of_the_estimate() -> None:
-    estimate = memory_bytes("lora", SMALL, 4, 128, lora_rank=8)
-    total, trainable = parameters("lora", SMALL, 8)
-    assert estimate["weights"] == 4 * total
-    assert estimate["gradients"] == 4 * trainable
-    assert estimate["optimizer"] == 8 * trainable
+def test_a_peer_does_our_work_but_for_the_padding() -> None:
+    model = GPT_MODEL | {"vocab_size": 1024}
+    assert flops_per_step("hf-gpt2", model, 4, 56) == flops_per_step("gpt", model, 4, 56)
+    assert flops_per_step("peft-lora", model, 4, 56, lora_rank=5) == flops_per_step("lora", model, 4, 56, lora_rank=5)
+    # 24 positions of padding in the vocabulary of 1000: two gradients and a product of 4 · 56 rows and 48 columns
+    padding = flops_per_step("gpt", GPT_MODEL, 4, 56) - flops_per_step("hf-gpt2", GPT_MODEL, 4, 56)
+    assert padding == 6 * 4 * 56 * 48 * 24
 
 
 @pytest.mark.parametrize(
@@ -236,6 +172,7 @@ def test_the_parts_of_the_estimate() -> None:
     [
         (("vision", GPT_MODEL, 1, 8), "unknown family 'vision'"),
         (("lora", GPT_MODEL, 1, 8), "the family lora needs a rank"),
+        (("peft-lora", GPT_MODEL, 1, 8), "the family peft-lora needs a rank"),
         (("gpt", GPT_MODEL, 1, None), "the family gpt needs a sequence length"),
     ],
 )

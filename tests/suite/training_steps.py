@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,9 +74,10 @@ class Step:
             return tokens_BT, targets_BT
         positions_BK = torch.stack([torch.randperm(T)[: self.masked or T] for _ in range(B)])
         labels_BK = targets_BT.gather(1, positions_BK)
-        labels = (hf.everywhere(tokens_BT, positions_BK, labels_BK),)
+        everywhere = (hf.everywhere(tokens_BT, positions_BK, labels_BK),)
+        labels = (positions_BK, labels_BK) if self.family == "bert" else everywhere
         next_B = (torch.randint(2, (B,)),) if model.get("nsp") else ()
-        return tokens_BT, torch.randint(2, (B, T)), *((positions_BK, labels_BK) if self.family == "bert" else labels), *next_B
+        return tokens_BT, torch.randint(2, (B, T)), *labels, *next_B
 
 
 # Odd shapes, so that no two numbers of a formula can be mistaken for each other.
@@ -121,16 +122,15 @@ def in_mode(step: Step, mode: Sequence[str]) -> tuple[nn.Module, tuple[Tensor | 
     return network, inputs
 
 
-@contextmanager
-def context(mode: Sequence[str]) -> Iterator[None]:
-    """In which the forward pass of a mode runs."""
-    with ExitStack() as stack:
-        for name, dtype in AUTOCAST.items():
-            if name in mode and not {"fsdp", "hsdp"} & set(mode):
-                stack.enter_context(torch.autocast("cpu", dtype))
-        if "sdpa-math" in mode:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        yield
+def kernels(mode: Sequence[str]) -> AbstractContextManager[None]:
+    """In which all of a step runs: what is computed again must be computed by the same kernel."""
+    return sdpa_kernel(SDPBackend.MATH) if "sdpa-math" in mode else nullcontext()
+
+
+def context(mode: Sequence[str]) -> AbstractContextManager[None]:
+    """In which the forward pass runs; FSDP has its own mixed precision."""
+    dtype = next((dtype for name, dtype in AUTOCAST.items() if name in mode), torch.bfloat16)
+    return torch.autocast("cpu", dtype, enabled=bool(AUTOCAST.keys() & set(mode)) and not {"fsdp", "hsdp"} & set(mode))
 
 
 class Storages(TorchDispatchMode):
@@ -144,8 +144,9 @@ class Storages(TorchDispatchMode):
 
     def note(self, tensors: Sequence[Any]) -> None:
         for tensor in tensors:
-            if isinstance(tensor, Tensor):
-                self._alive[getattr(tensor, "_local_tensor", tensor).untyped_storage()] = None  # of a DTensor: the shard
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+                shard = getattr(tensor, "_local_tensor", tensor)  # of a DTensor
+                self._alive[shard.untyped_storage()] = None
         self.peak = max(self.peak, self.now)
 
     @property
@@ -171,7 +172,7 @@ def kept_bytes(network: nn.Module, inputs: tuple[Tensor | None, ...], mode: Sequ
             saved.append(tensor)
             return tensor
 
-        with context(mode), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with kernels(mode), context(mode), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = network(*inputs)  # holds the graph
         storages.note(saved)
         return storages.now - parameters - loss.untyped_storage().nbytes()
@@ -190,8 +191,9 @@ def peak_bytes(step: Step, mode: Sequence[str] = (), grad_accum: int = 1) -> int
         optimizer.step()
         optimizer.zero_grad()
 
-    train()
-    moments = [tensor for state in optimizer.state.values() for tensor in state.values()]
-    with Storages([*network.parameters(), *moments]) as storages:
+    with kernels(mode):
         train()
+        moments = [tensor for state in optimizer.state.values() for tensor in state.values()]
+        with Storages([*network.parameters(), *moments]) as storages:
+            train()
     return storages.peak

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from llmbench.report.benchmarks import benchmarks_page
+from llmbench.report.format import si
 from tests.conftest import wait_for
 from tests.report.html_reader import Page
 
@@ -20,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("--benchmark-max-time=0.01", "--benchmark-warmup-iterations=1")
 
 
-def pytest_in(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def pytest_in(environment: dict[str, str], *arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """As from a shell in the checkout: what xdist tells its workers is not for the pytest inside."""
     inherited = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
-        cwd=ROOT,
+        cwd=folder,
         env=inherited,
         capture_output=True,
         text=True,
@@ -33,48 +35,39 @@ def pytest_in(environment: dict[str, str], *arguments: str) -> subprocess.Comple
     )
 
 
-def results(path: Path) -> dict[str, dict]:
-    return {one["name"]: one for one in json.loads(path.read_text(encoding="utf-8"))["benchmarks"]}
-
-
-def test_operators_measure_as_spelled_in_the_readme_and_their_json_has_a_page(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_measures_as_spelled_in_the_docs_and_its_json_has_a_page(environment: dict[str, str], tmp_path: Path) -> None:
     written = tmp_path / "micro.json"
-    selected = "test_matmul and fp32-256 or test_adamw_step and cpu or test_attention_backward and fp32-128"
-    done = pytest_in(environment, "suites/", "--benchmark-only", f"--benchmark-json={written}", "-k", selected, *QUICK)
+    chosen = "test_matmul and fp32-256 or test_adamw_step or test_attention_backward and fp32-128 or gpt-tiny-cpu-bf16"
+    command = ("suites/", "--benchmark-only", f"--benchmark-json={written}", "-k", f"cpu and ({chosen})", *QUICK)
+    done = pytest_in(environment, *command)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = results(written)
-    assert len(found) == 5
+    found = {one["name"]: one for one in json.loads(written.read_text(encoding="utf-8"))["benchmarks"]}
+    assert len(found) == 6
+
     matmul = found["test_matmul[cpu-fp32-256]"]
     assert matmul["group"] == "matmul"
     assert matmul["stats"]["rounds"] >= 5
     assert matmul["options"]["timer"] == "clock"
+    threads = int(environment["OMP_NUM_THREADS"])
     assert matmul["extra_info"] == {
         "device": "cpu",
         "dtype": "fp32",
         "shape": [256, 256, 256],
-        "threads": int(environment["OMP_NUM_THREADS"]),
+        "threads": threads,
         "flops": 2 * 256**3,
     }
+    step = found["test_training_step[gpt-tiny-cpu-bf16]"]["extra_info"]
+    assert (step["tokens"], step["shape"], step["dtype"]) == (8 * 128, [8, 128], "bf16")
+    # "6 N" for each token, N being the parameters in products (tied head included), and attention beside.
+    assert 1 < step["flops"] / (6 * (2 * 12 * 128**2 + 1024 * 128) * 1024) < 1.5
+
     page = Page(benchmarks_page(written))
-    rate = 2 * 256**3 / matmul["stats"]["median"]
-    assert f"{rate / 1e9:.3g}"[:3] in page.all("desc")[0].text
-    assert "5 benchmarks in 3 groups" in page.one("h1").text
+    assert "6 benchmarks in 4 groups" in page.one("h1").text
+    rate = si(2 * 256**3 / matmul["stats"]["median"])
+    assert page.all("desc")[0].text.startswith(f"matmul[cpu-fp32-256]: {rate}")
 
 
-def test_a_training_step_says_its_tokens_and_flops(environment: dict[str, str], tmp_path: Path) -> None:
-    written = tmp_path / "micro.json"
-    chosen = "suites/test_training.py::test_training_step[gpt-tiny-cpu-bf16]"
-    done = pytest_in(environment, chosen, "--benchmark-only", f"--benchmark-json={written}", *QUICK)
-    assert done.returncode == 0, done.stdout + done.stderr
-    info = results(written)["test_training_step[gpt-tiny-cpu-bf16]"]["extra_info"]
-    assert (info["tokens"], info["shape"], info["dtype"]) == (8 * 128, [8, 128], "bf16")
-    # 6 N for each token and its attention, and here N is what is in products: 4.6e5 parameters without positions.
-    assert 6 * 4.6e5 * 1024 < info["flops"] < 2 * 6 * 4.6e5 * 1024
-
-
-def test_the_whole_suite_is_collected_there_and_none_of_it_by_default(environment: dict[str, str]) -> None:
+def test_the_whole_suite_is_collected(environment: dict[str, str]) -> None:
     done = pytest_in(environment, "suites/", "--collect-only", "--benchmark-only")
     assert done.returncode == 0, done.stdout + done.stderr
     for operator in ("matmul", "attention_forward", "attention_backward", "layer_norm", "cross_entropy", "adamw_step"):
@@ -84,16 +77,19 @@ def test_the_whole_suite_is_collected_there_and_none_of_it_by_default(environmen
     for workload in ("gpt-tiny", "bert-tiny", "lora-tiny", "regression-mlp"):
         for mode in ("eager", "bf16", "compile"):
             assert f"test_training.py::test_training_step[{workload}-cpu-{mode}]" in done.stdout
-    # Without the tests there is nothing left for a plain `pytest` to collect.
-    plain = pytest_in(environment, "--collect-only", "-n", "0", "--ignore=tests")
-    assert plain.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, plain.stdout
 
 
-@pytest.fixture
-def ranks(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """``suites/ranks.py``, which is in no package."""
-    monkeypatch.setenv("OMP_NUM_THREADS", environment["OMP_NUM_THREADS"])
-    specification = importlib.util.spec_from_file_location("suites_ranks", ROOT / "suites" / "ranks.py")
+def test_a_plain_pytest_collects_none_of_it(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "suites", tmp_path / "suites")
+    done = pytest_in(environment, "--collect-only", "-n", "0", folder=tmp_path)
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout + done.stderr
+
+
+def module_of_the_suite(name: str) -> ModuleType:
+    """A file of ``suites/``, which is no package."""
+    specification = importlib.util.spec_from_file_location(f"suites_{name}", ROOT / "suites" / f"{name}.py")
     assert specification
     assert specification.loader
     module = importlib.util.module_from_spec(specification)
@@ -101,10 +97,26 @@ def ranks(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Modul
     return module
 
 
+def test_the_clock_is_read_after_the_device_has_ended_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = module_of_the_suite("devices")
+    happened = []
+    monkeypatch.setattr(devices.Device, "synchronize", lambda device: happened.append("synchronized"))
+    monkeypatch.setattr(devices.time, "perf_counter", lambda: happened.append("read") or 7.0)
+    assert devices.clock() == 7.0
+    assert happened == ["synchronized", "read"]
+
+
+@pytest.fixture
+def ranks(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setenv("OMP_NUM_THREADS", environment["OMP_NUM_THREADS"])
+    return module_of_the_suite("ranks")
+
+
 def family() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
+@pytest.mark.slow
 def test_reading_the_clock_waits_for_all_reduces_and_a_killed_rank_is_told(ranks: ModuleType) -> None:
     before = set(family())
     asking = ranks.Ranks(world_size=2)
@@ -118,11 +130,12 @@ def test_reading_the_clock_waits_for_all_reduces_and_a_killed_rank_is_told(ranks
         victim = next(process for process in started if process.cmdline()[-1:] == ["gloo"] and not process.children())
         victim.kill()
         asking.all_reduce()
-        with pytest.raises(ranks.RanksError, match="ended during 'all_reduce 1'"):
+        with pytest.raises(ranks.RanksError, match=r"(?s)ended during 'all_reduce 1'.*exitcode.*-9"):
             asking.clock()
     assert wait_for(lambda: not [process for process in started if process.is_running()])
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_start_say_why(ranks: ModuleType) -> None:
     with pytest.raises(ranks.RanksError, match=r"(?s)did not start.*nonsense"), ranks.Ranks(2).start("nonsense"):
         pass

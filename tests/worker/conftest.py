@@ -4,13 +4,19 @@ import random
 import sys
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from llmbench.worker.case import train_base
+from llmbench.worker.modes import Execution, MicroBatches
+from llmbench.worker.modes.parallel import no_sync_needed
+
+OURS = ("regression", "bert", "gpt", "lora")
 
 VOCABULARY = 90  # not a multiple of 64, as that of most tokenizers
 SPECIAL = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
@@ -44,6 +50,15 @@ class Events:
     @property
     def phases(self) -> list[str]:
         return [values["name"] for event, values in self.sent if event == "phase"]
+
+
+def execution(
+    model: nn.Module, context: Callable[[], AbstractContextManager[Any]] = nullcontext, micro_batches: int = 1
+) -> Execution:
+    """A model as it is, on the CPU."""
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    gradients = MicroBatches(model, micro_batches, context, no_sync_needed, scaler, lambda: None)
+    return Execution(model, scaler, gradients)
 
 
 @pytest.fixture
@@ -99,11 +114,15 @@ def configuration(family: str, **changes: Any) -> dict[str, Any]:
         "clip_norm": 1.0,
         "seed": 1234,
         "eval_batches": 2,
-        "compile_scope": "blocks",
+        "deadline_seconds": 100,
+        "interval_target": 0.02,
+        "budget_seconds": 0,
         "masked": 3,
         "lora_rank": 2,
     }
-    return {"family": family, "model": model} | settings | changes
+    config = {"family": family, "model": model} | settings | changes
+    layout = {"data_parallel": 1, "tensor_parallel": 1, "pipeline_stages": 1, "grad_accum": 1}
+    return layout | {"global_batch_size": config["micro_batch_size"]} | config
 
 
 @pytest.fixture(scope="package")
@@ -125,6 +144,7 @@ def job(data: dict[str, Any], base: str) -> Callable[..., Job]:
         return {
             "config": configuration(family, **changes),
             "mode": mode or [],
+            "arithmetic": "bf16" if "bf16" in (mode or []) else "fp32",
             "device": "cpu",
             "data": data | {"base": base},
             "asked_at": 0.0,

@@ -11,12 +11,11 @@ import torch
 
 from llmbench.suite import costs
 from llmbench.worker.case import run_case, train_base
-from llmbench.worker.workloads import WORKLOADS
 
-from .conftest import Events, Job, configuration
+from .conftest import OURS, Events, Job, configuration
 
 
-@pytest.mark.parametrize("family", WORKLOADS)
+@pytest.mark.parametrize("family", OURS)
 def test_the_same_case_gives_bitwise_the_same_losses(family: str, job: Callable[..., Job]) -> None:
     one, again = (run_case(job(family), Events()) for _ in range(2))
     assert one["losses"] == again["losses"]
@@ -28,14 +27,14 @@ def test_the_same_case_gives_bitwise_the_same_losses(family: str, job: Callable[
     assert run_case(job(family), Events())["losses"] == one["losses"]
 
 
-@pytest.mark.parametrize("family", WORKLOADS)
+@pytest.mark.parametrize("family", OURS)
 def test_another_seed_is_another_training_on_other_batches(family: str, job: Callable[..., Job]) -> None:
     one, other = (run_case(job(family, seed=seed), Events()) for seed in (1, 2))
     assert one["losses"][0] != other["losses"][0]
     assert one["facts"]["batches_sha256"] != other["facts"]["batches_sha256"]
 
 
-@pytest.mark.parametrize("family", WORKLOADS)
+@pytest.mark.parametrize("family", OURS)
 def test_what_a_case_tells(family: str, job: Callable[..., Job], events: Events) -> None:
     found = run_case(job(family, steps=20), events)
     assert events.phases == ["build", "compile", "warmup", "timed", "evaluate"]
@@ -53,7 +52,7 @@ def test_what_a_case_tells(family: str, job: Callable[..., Job], events: Events)
     assert json.loads(json.dumps(found)) == found
 
 
-@pytest.mark.parametrize("family", WORKLOADS)
+@pytest.mark.parametrize("family", OURS)
 def test_the_parameters_are_those_of_the_plan(family: str, job: Callable[..., Job]) -> None:
     config = configuration(family)
     total, trainable = costs.parameters(family, {"n_segments": 2} | config["model"], lora_rank=config["lora_rank"])
@@ -61,7 +60,7 @@ def test_the_parameters_are_those_of_the_plan(family: str, job: Callable[..., Jo
     assert found == {"total": total, "trainable": trainable}
 
 
-@pytest.mark.parametrize("family", WORKLOADS)
+@pytest.mark.parametrize("family", OURS)
 def test_every_workload_learns(family: str, job: Callable[..., Job]) -> None:
     found = run_case(job(family, steps=100, learning_rate=0.1 if family == "regression" else 1e-2), Events())
     losses = found["losses"]
@@ -70,7 +69,7 @@ def test_every_workload_learns(family: str, job: Callable[..., Job]) -> None:
     assert found["eval_loss"] < fall * losses[0]
 
 
-@pytest.mark.parametrize("family", WORKLOADS)
+@pytest.mark.parametrize("family", OURS)
 def test_bf16_stays_near_fp32_on_the_same_batches(family: str, job: Callable[..., Job]) -> None:
     fp32, bf16 = (run_case(job(family, mode), Events()) for mode in ([], ["bf16"]))
     assert fp32["facts"]["batches_sha256"] == bf16["facts"]["batches_sha256"]

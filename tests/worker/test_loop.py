@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from llmbench.worker.loop import Timing, Trainer, train
+from llmbench.stats.blocks import enough, half_width
+from llmbench.worker.loop import Sampling, Timing, Trainer, train
 
-from .conftest import Events
+from .conftest import Events, execution
 
+ONCE = Sampling(target=1.0, budget_seconds=0.0)  # the training's own steps, and no more
 TICK = 2.0**-10  # sums of ticks are exact
 
 
@@ -60,13 +62,13 @@ class Timed(nn.Module):
 
 def trainer(model: nn.Module, batches: Tensor, *, clip_norm: float = 0.0, rates: list[float] | None = None) -> Trainer:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e9)
-    return Trainer(model, (batches,), optimizer, lambda step: rates[step] if rates else 0.5, nullcontext, clip_norm)
+    return Trainer(execution(model), (batches,), optimizer, lambda step: rates[step] if rates else 0.5, clip_norm)
 
 
 def timed(seconds: list[float], around: AbstractContextManager[Any] | None = None) -> tuple[Timing, Trainer, Clock]:
     clock = Clock()
     steps = trainer(Timed(clock, seconds), torch.ones(len(seconds), 2))
-    return train(steps, clock, Events(), around or nullcontext()), steps, clock
+    return train(steps, clock, Events(), ONCE, around or nullcontext()), steps, clock
 
 
 # The clock
@@ -81,7 +83,7 @@ def test_known_times_are_measured_exactly(ticks: list[int]) -> None:
     assert steps.done == len(seconds)
     assert timing.step_seconds == seconds[1:]
     assert timing.window_seconds == timing.phases["timed"] == sum(seconds[first:])
-    assert 4 <= first <= 1 + max(3, len(seconds) // 4)
+    assert 3 < first <= 1 + max(3, len(seconds) // 4)
     # The window begins as soon as the three last steps are not clearly faster than the three before, not sooner.
     steady = [median(seconds[n - 3 : n]) >= 0.95 * median(seconds[n - 6 : n - 3]) for n in range(7, first + 1)]
     assert not any(steady[:-1])
@@ -123,7 +125,7 @@ def test_the_window_is_waited_for_once_at_its_end() -> None:
 
 def test_the_phases_are_told_in_order() -> None:
     clock, events = Clock(), Events()
-    train(trainer(Timed(clock, [TICK] * 10), torch.ones(10, 2)), clock, events, nullcontext())
+    train(trainer(Timed(clock, [TICK] * 10), torch.ones(10, 2)), clock, events, ONCE, nullcontext())
     assert events.phases == ["compile", "warmup", "timed"]
 
 
@@ -141,7 +143,7 @@ def test_the_instruments_are_read_at_both_edges_of_the_window() -> None:
         yield
         read.append((steps.done, clock.now))
 
-    timing = train(steps, clock, Events(), instruments())
+    timing = train(steps, clock, Events(), ONCE, instruments())
     first = timing.first_timed_step
     assert read == [(first, 1000.0 + TICK * first), (50, 1000.0 + TICK * 50)]
     assert clock.synchronized[-1] == clock.now
@@ -156,7 +158,7 @@ def test_garbage_is_not_collected_in_the_window() -> None:
             return super().forward(x_2)
 
     clock = Clock()
-    timing = train(trainer(Watched(clock, [TICK] * 20), torch.ones(20, 2)), clock, Events(), nullcontext())
+    timing = train(trainer(Watched(clock, [TICK] * 20), torch.ones(20, 2)), clock, Events(), ONCE, nullcontext())
     first = timing.first_timed_step
     assert seen == [True] * first + [False] * (20 - first)
     assert gc.isenabled()
@@ -171,7 +173,7 @@ def test_garbage_is_collected_again_after_a_case_that_raised() -> None:
 
     clock = Clock()
     with pytest.raises(RuntimeError, match="in the window"):
-        train(trainer(Broken(clock, [TICK] * 20), torch.ones(20, 2)), clock, Events(), nullcontext())
+        train(trainer(Broken(clock, [TICK] * 20), torch.ones(20, 2)), clock, Events(), ONCE, nullcontext())
     assert gc.isenabled()
 
     @contextmanager
@@ -192,10 +194,126 @@ def test_no_loss_is_read_from_the_device_while_training(monkeypatch: pytest.Monk
         for name in ("item", "tolist", "cpu", "__float__", "__bool__", "numpy"):
             patch.setattr(Tensor, name, forbidden)
         _, steps, _ = timed([TICK] * 20)
-    assert torch.isfinite(steps.losses).all()
+    assert torch.isfinite(steps.losses[:-1]).all()
+
+
+# How long is timed
+
+
+def sampled(
+    seconds: list[float], steps: int, target: float, budget: float
+) -> tuple[Timing, Trainer, nn.Module, list[float]]:
+    """Trains ``steps`` steps and times on; the weights after the last of them are the last of the results."""
+    clock = Clock()
+    model = Timed(clock, seconds)
+    schedule = [0.5] * steps + [0.0] * len(seconds)
+    trained = trainer(model, torch.arange(2.0 * steps).view(steps, 2), rates=schedule)
+    weights: list[float] = []
+
+    @contextmanager
+    def instruments() -> Iterator[None]:
+        yield
+
+    original = trained.step
+
+    def step() -> None:
+        original()
+        if trained.done == steps:
+            weights.extend(model.w.tolist())
+
+    trained.step = step  # type: ignore[method-assign]
+    timing = train(trained, clock, Events(), Sampling(target, budget), instruments())
+    return timing, trained, model, weights
+
+
+UNEVEN = [TICK * (1 + step % 7) for step in range(100_000)]
+
+
+def test_even_steps_are_not_timed_beyond_the_training() -> None:
+    timing, trained, _, _ = sampled([TICK] * 100, steps=40, target=0.02, budget=1e9)
+    assert trained.done == 40
+    assert timing.half_width == 0.0
+
+
+def test_uneven_steps_are_timed_until_the_interval_is_narrow() -> None:
+    timing, trained, _, _ = sampled(UNEVEN, steps=40, target=0.01, budget=1e9)
+    window = timing.step_seconds[timing.first_timed_step - 1 :]
+    assert trained.done > 40
+    assert timing.half_width <= 0.01
+    assert timing.half_width == half_width(window)
+    assert timing.window_seconds == sum(window)
+    assert enough(window, 0.01)
+    assert not enough(window[: len(window) * 10 // 11], 0.01)  # it stops at the first look that finds enough
+
+
+def test_the_budget_ends_the_window() -> None:
+    timing, trained, _, _ = sampled(UNEVEN, steps=40, target=1e-6, budget=1000 * TICK)
+    assert trained.done > 40
+    assert timing.half_width > 1e-6
+    assert timing.window_seconds == pytest.approx(1000 * TICK, rel=0.05)
+
+
+def test_the_training_is_not_cut_short_by_the_budget() -> None:
+    assert sampled(UNEVEN, steps=40, target=1e-6, budget=0.0)[1].done == 40
+
+
+def test_steps_beyond_the_training_leave_weights_and_losses_as_they_are() -> None:
+    _, trained, model, weights = sampled(UNEVEN, steps=40, target=0.01, budget=1e9)
+    assert trained.done > 40
+    assert model.w.tolist() == weights
+    assert len(trained.losses) == 41
+
+
+def test_all_ranks_do_as_the_first_one() -> None:
+    asked: list[int] = []
+
+    def agree(steps: int) -> int:
+        """This rank would go on, the first one has had enough."""
+        asked.append(steps)
+        return 0 if steps > 1 else steps
+
+    clock = Clock()
+    trained = trainer(Timed(clock, UNEVEN), torch.ones(40, 2))
+    train(trained, clock, Events(), Sampling(1e-9, 1e9, agree), nullcontext())
+    assert asked[-1] > 1
+    assert trained.done == 40
 
 
 # The step
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_micro_batches_accumulate_to_the_gradient_of_the_whole_batch(count: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+    x_SBI = torch.randn(2, 8, 3)
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x_BI: Tensor) -> Tensor:
+            return self.inner(x_BI).square().mean()
+
+    model(x_SBI[0]).square().mean().backward()
+    whole = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    trained = Trainer(execution(Loss(), micro_batches=count), (x_SBI,), optimizer, lambda step: 0.0, 0.0)
+    trained.compute_gradients()
+    for mine, theirs in zip(model.parameters(), whole, strict=True):
+        torch.testing.assert_close(mine.grad, theirs)
+    assert trained.losses[0].item() == pytest.approx(model(x_SBI[0]).square().mean().item())
+
+
+def test_the_gradients_of_the_first_two_steps_are_shown_before_they_are_clipped() -> None:
+    clock = Clock()
+    model = Timed(clock, [TICK] * 20)
+    seen: list[tuple[int, list[float]]] = []
+    trained = trainer(model, torch.full((20, 2), 6.0), clip_norm=1.0)
+    train(trained, clock, Events(), ONCE, nullcontext(), lambda step: seen.append((step, model.w.grad.tolist())))
+    assert seen == [(0, [6.0, 6.0]), (1, [6.0, 6.0])]
 
 
 def test_each_step_takes_its_batch_and_keeps_its_loss() -> None:
@@ -205,7 +323,7 @@ def test_each_step_takes_its_batch_and_keeps_its_loss() -> None:
     assert steps.losses.isnan().all()
     for _ in range(steps.steps):
         steps.step()
-    assert steps.losses.tolist() == [float(3 * x + 4 * y) for x, y in batches.tolist()]
+    assert steps.losses[:-1].tolist() == [float(3 * x + 4 * y) for x, y in batches.tolist()]
     assert steps.input_wait > 0
     assert model.w.grad is None
 
@@ -250,11 +368,12 @@ def test_only_the_forward_pass_runs_in_the_context() -> None:
 
     model = Watched(Clock(), [TICK])
     optimizer = torch.optim.SGD(model.parameters())
-    Trainer(model, (torch.ones(1, 2),), optimizer, lambda step: 0.1, context, 0.0).step()
+    Trainer(execution(model, context), (torch.ones(1, 2),), optimizer, lambda step: 0.1, 0.0).step()
     assert backward == [False]
 
 
 def test_frozen_weights_are_not_trained() -> None:
     model = Timed(Clock(), [TICK])
     model.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
-    assert [id(parameter) for parameter in trainer(model, torch.ones(1, 2)).parameters] == [id(model.w)]
+    groups = trainer(model, torch.ones(1, 2)).parameters
+    assert [[id(parameter) for parameter in group] for group in groups] == [[id(model.w)]]

@@ -13,7 +13,7 @@ from llmbench.errors import UserError
 from llmbench.report.format import count, half_width, plain_log
 from llmbench.report.palette import Ink, ink
 from llmbench.report.verdict import VERDICTS, Verdict
-from llmbench.results.schema import BROKEN, Record, Run, Series
+from llmbench.results.schema import BROKEN, Memory, Record, Run, Series
 from llmbench.results.store import RunFolder
 
 EAGER = "eager"
@@ -82,6 +82,11 @@ class CaseView:
         return half_width(self.throughput, self.interval)
 
     @property
+    def training_bytes(self) -> int | None:
+        """Peak memory without what Python and torch took before."""
+        return training_bytes(self.record.memory) if self.record else None
+
+    @property
     def peak_bytes(self) -> int | None:
         """Peak memory: what the device's allocator gave out, on a device without one what the OS holds resident."""
         memory = self.record.memory if self.record else None
@@ -100,6 +105,7 @@ def read_cases(folder: RunFolder, run: Run) -> list[CaseView]:
         if case not in planned
     }
     columns = _columns((mode, world_size) for _, mode, world_size in known.values())
+    several = len({world_size for _, _, world_size in known.values()}) > 1
     anchors = _Anchors()
     views = []
     for case, (workload, mode, world_size) in known.items():
@@ -120,7 +126,7 @@ def read_cases(folder: RunFolder, run: Run) -> list[CaseView]:
                 series=series,
                 series_fault=fault,
                 log=[plain_log(line) for line in folder.log_tail(record)] if record and verdict.tone == "bad" else [],
-                rerun=rerun_command(run, workload, mode),
+                rerun=rerun_command(run, workload, mode, world_size if several else None),
                 number=number,
             )
         )
@@ -159,6 +165,13 @@ def judge(record: Record | None) -> Verdict:
 
 def is_broken(case: CaseView) -> bool:
     return case.record is not None and case.record.status in BROKEN
+
+
+def training_bytes(memory: Memory | None) -> int | None:
+    """The peak of the training alone: of the device's allocator, or resident beyond Python and torch."""
+    if memory is None or memory.peak_allocated_bytes is not None or memory.peak_rss_bytes is None:
+        return memory.peak_allocated_bytes if memory else None
+    return max(0, memory.peak_rss_bytes - (memory.start_rss_bytes or 0))
 
 
 def _columns(pairs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Column]:
@@ -203,14 +216,15 @@ def _series(folder: RunFolder, record: Record | None) -> tuple[Series | None, st
     return series, None if series else f"{record.series} is not there"
 
 
-_WITH_VALUE = {"--workload", "--mode", "--out", "--resume"}
+_WITH_VALUE = {"--workload", "-w", "--mode", "-m", "--world-size", "--out", "--resume"}
 _FLAGS = {"--json", "--plan"}
 
 
-def rerun_command(run: Run, workload: str, mode: str) -> str:
+def rerun_command(run: Run, workload: str, mode: str, world_size: int | None = None) -> str:
     """The run's own command, narrowed to one case and without its output folder."""
     command = _narrowed(run.command) or ["llmbench", "run", run.suite]
-    return shlex.join([*command, "--workload", workload, "--mode", mode])
+    ranks = ["--world-size", str(world_size)] if world_size is not None else []
+    return shlex.join([*command, "--workload", workload, "--mode", mode, *ranks])
 
 
 def _narrowed(command: Sequence[str]) -> list[str]:

@@ -1,4 +1,7 @@
-"""The matrix: workloads × modes, each cell the speed-up over the same workload's eager case."""
+"""The matrix: workloads × modes, each cell the speed-up over the same workload's eager case.
+
+More modes than fit side by side are shown as rows, in a table for each kind.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,14 @@ from dataclasses import dataclass
 
 from llmbench.report.format import NOTHING, plus_minus, si, times
 from llmbench.report.run.cases import CaseView, Column
+from llmbench.report.run.kinds import KINDS, kind
 from llmbench.report.run.speedup import Speedup, base_of, speedup
 
 STEPS = (1.05, 1.25, 1.5, 2.0, 3.0)
 """Speed-ups at which the ramp takes the next shade: fixed, so that pages can be held side by side."""
+
+MOST_COLUMNS = 8
+"""Modes that fit side by side on the first screen."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,63 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ModeRow:
+    """A mode in a group: a cell for each column of the group, empty where the suite has no such case."""
+
+    mode: str
+    cells: list[list[Entry]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modes of one kind, as rows; the columns are workloads, at each world size that the group has."""
+
+    kind: str
+    columns: list[str]
+    rows: list[ModeRow]
+
+
+@dataclass(frozen=True)
 class Matrix:
     columns: list[Column]
     rows: list[Row]
+
+    @property
+    def turned(self) -> bool:
+        """Whether there are more modes than fit side by side; then ``groups`` shows them."""
+        return len(self.columns) > MOST_COLUMNS
+
+    def groups(self) -> list[Group]:
+        """The modes as rows, by kind. A mode of which no case ran is left out: its reason stands elsewhere."""
+        found: dict[str, list[str]] = {}
+        for mode in dict.fromkeys(column.mode for column in self.columns):
+            if any(case.record and case.verdict.key != "skipped" for case in self._cases(mode)):
+                found.setdefault(kind(mode), []).append(mode)
+        return [self._group(title, found[title]) for title in KINDS if title in found]
+
+    def left_out(self) -> list[str]:
+        """Modes of which ``groups`` has no row."""
+        shown = {row.mode for group in self.groups() for row in group.rows}
+        return [mode for mode in dict.fromkeys(column.mode for column in self.columns) if mode not in shown]
+
+    def _cases(self, mode: str) -> list[CaseView]:
+        return [case for row in self.rows for case in row.cases if case.column.mode == mode]
+
+    def _group(self, title: str, modes: Sequence[str]) -> Group:
+        sizes = sorted({case.column.world_size for mode in modes for case in self._cases(mode)})
+        places = [(row, size) for row in self.rows for size in sizes]
+        entries = {
+            (id(row), column.mode, column.world_size): cell
+            for row in self.rows
+            for column, cell in zip(self.columns, row.cells, strict=True)
+        }
+        rows = [ModeRow(mode, [entries.get((id(row), mode, size), []) for row, size in places]) for mode in modes]
+        used = [index for index in range(len(places)) if any(row.cells[index] for row in rows)]
+        return Group(
+            title,
+            [_place(places[index][0], places[index][1]) for index in used],
+            [ModeRow(row.mode, [row.cells[index] for index in used]) for row in rows],
+        )
 
     def speedups(self) -> dict[str, Speedup]:
         """By case id."""
@@ -60,6 +121,11 @@ class Matrix:
                     if entry.speedup and entry.case is not base:
                         found.setdefault(entry.case.column, []).append(entry.speedup)
         return found
+
+
+def _place(row: Row, world_size: int) -> str:
+    name = f"{row.workload} {row.variant}".strip()
+    return name if world_size == 1 else f"{name} ×{world_size}"
 
 
 def matrix(cases: Sequence[CaseView]) -> Matrix:

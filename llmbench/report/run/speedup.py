@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmbench.report.run.cases import EAGER, CaseView, Column
+from llmbench.results.schema import Throughput
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,26 @@ class Speedup:
 
 def speedup(case: CaseView, base: CaseView | None) -> Speedup | None:
     """Over ``base``; None where either speed is missing or does not count."""
-    if base is None or not (case.counts and base.counts):
+    if base is None or not (case.counts and base.counts) or case.record is None or base.record is None:
         return None
-    value, over = case.throughput, base.throughput
-    if value is None or over is None or not (0 < value < math.inf and 0 < over < math.inf):
+    found = ratio(case.record.throughput, base.record.throughput)
+    return Speedup(1.0, None) if found and case is base else found
+
+
+def ratio(one: Throughput | None, other: Throughput | None) -> Speedup | None:
+    """One throughput over another; None where either is missing or absurd."""
+    if one is None or other is None or not (0 < one.value < math.inf and 0 < other.value < math.inf):
         return None
-    ratio = value / over
-    if not 0 < ratio < math.inf:  # of two absurd but finite numbers
+    value = one.value / other.value
+    if not 0 < value < math.inf:  # of two absurd but finite numbers
         return None
-    if case is base:
-        return Speedup(1.0, None)
-    widths = [_log_half_width(one.interval) for one in (case, base)]
+    widths = [_log_half_width(found.ci95) for found in (one, other)]
     known = [width for width in widths if width is not None]
-    return Speedup(ratio, math.hypot(*known) if len(known) == 2 else None)
+    return Speedup(value, math.hypot(*known) if len(known) == 2 else None)
 
 
-def _log_half_width(interval: tuple[float, float] | None) -> float | None:
-    if interval is None or not (0 < interval[0] <= interval[1] < math.inf):
+def _log_half_width(interval: tuple[float, float]) -> float | None:
+    if not 0 < interval[0] <= interval[1] < math.inf:
         return None
     return (math.log(interval[1]) - math.log(interval[0])) / 2
 

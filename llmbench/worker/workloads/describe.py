@@ -1,7 +1,8 @@
 """Entry: tells the control side what a workload is that only this interpreter can import.
 
 JSON on stdin: ``{"name": "module:attribute" | "entry point"}`` or ``{"hf": {… config.json …}}``. JSON on stdout:
-``{"found": …}``, ``{"unavailable": reason}``, ``{"unknown": [entry points]}`` or ``{"error": [type, text]}``.
+``{"found": …}``, ``{"unavailable": reason}``, ``{"unknown": [entry points]}``, ``{"error": [type, text]}``, or
+``{"broken": [type, text]}`` where torch cannot be imported.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 import types
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 GROUP = "llmbench.workloads"
 
@@ -26,7 +28,7 @@ def main() -> None:
     os.write(answer, json.dumps(_answer(json.load(sys.stdin))).encode())
 
 
-def _answer(question: dict) -> dict:  # type: ignore[type-arg]
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
     source = question.get("name", "")
     if source and ":" not in source:  # answered without torch: most often it is a slip of the pen
         points = {point.name: point.value for point in entry_points(group=GROUP)}
@@ -36,8 +38,8 @@ def _answer(question: dict) -> dict:  # type: ignore[type-arg]
     try:
         from llmbench.worker.faults import Unavailable
         from llmbench.worker.workloads import hf_config, own
-    except Exception as error:  # torch is missing or broken
-        return {"error": [type(error).__name__, str(error)]}
+    except Exception as error:
+        return {"broken": [type(error).__name__, str(error)]}
     try:
         return {"found": own.describe(source) if source else hf_config.describe(question["hf"])}
     except Unavailable as reason:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import importlib
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ IGNORED = -100  # the label that transformers (and torch) leave out of the mean
 
 
 def library(name: str) -> ModuleType:
-    """transformers or peft of this environment.
+    """The library (transformers or peft) of this environment.
 
     Raises:
         Unavailable: it is not installed.
@@ -103,7 +102,7 @@ def layers(model: nn.Module) -> nn.ModuleList:
 
 
 def gpt2(config: GPTConfig) -> nn.Module:
-    """transformers' GPT-2 of this size, with weights of its own."""
+    """GPT-2 of transformers at this size, with weights of its own."""
     transformers = library("transformers")
     return transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
@@ -123,7 +122,7 @@ def gpt2(config: GPTConfig) -> nn.Module:
 
 
 def bert(config: BERTConfig) -> nn.Module:
-    """transformers' BERT of this size, with weights of its own."""
+    """BERT of transformers at this size, with weights of its own."""
     transformers = library("transformers")
     architecture = transformers.BertForPreTraining if config.nsp else transformers.BertForMaskedLM
     return architecture(
@@ -144,7 +143,7 @@ def bert(config: BERTConfig) -> nn.Module:
 
 
 def lora(model: nn.Module, rank: int) -> nn.Module:
-    """peft's LoRA on GPT-2, as ``llmbench/worker/methods/lora.py`` has it: both projections of attention, alpha 2 r."""
+    """LoRA of peft on GPT-2, as ours in ``llmbench/worker/methods/lora.py``: both projections of attention, alpha 2 r."""
     peft = library("peft")
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -203,5 +202,3 @@ class PeftLoRA(GPTLoRA):
         copied = copy.deepcopy(model)
         copied.model = copied.model.merge_and_unload()
         return copied
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -59,6 +60,13 @@ def describe(values: Config) -> dict[str, Any]:
         Unavailable: transformers is not installed.
         ValueError: as ``model``, or it is neither a causal nor a masked language model.
     """
+    transformers = library("transformers")
+    if values["model_type"] not in transformers.CONFIG_MAPPING:
+        near = get_close_matches(values["model_type"], list(transformers.CONFIG_MAPPING))
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(
+            f"model_type {values['model_type']!r} is unknown to transformers {transformers.__version__}{hint}"
+        )
     config = _config(values)
     objective = _objective(values, config)
     with torch.device("meta"):

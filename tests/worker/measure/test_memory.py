@@ -141,7 +141,7 @@ def limit(linux: Path, path: str, content: object) -> None:
         (V1, {"memory/kube/memory.limit_in_bytes": 2**27, "memory/memory.limit_in_bytes": 2**29}, 2**27),
         (V1, {"memory/other/memory.limit_in_bytes": 2**27}, MACHINE),
         (V1 + "0::/\n", {"memory/kube/pod/memory.limit_in_bytes": 2**27, "unified/memory.max": 5}, 2**27),
-        ("0::/../up\n", {"memory.max": 2**27}, 2**27),  # outside of what this namespace shows
+        ("0::/../up\n", {"memory.max": 2**27, "../up/memory.max": 2**20}, 2**27),  # outside of its namespace
         ("", {"memory.max": 2**27}, MACHINE),
     ],
 )

@@ -150,7 +150,7 @@ def test_loss_and_accuracy_are_of_the_masked_words(nsp: bool, data: dict[str, An
     bert = workload(data, model={"nsp": nsp}, eval_batches=1000, micro_batch_size=5)
     model = bert.build()
     with torch.no_grad():
-        model.mlm_head.bias.normal_()
+        model.mlm_head.vocabulary.bias.normal_()
     tokens_CT, segments_CT, positions_CK, labels_CK, *next_C = bert.eval_batch
     assert len(tokens_CT) % 5 != 0  # the last batch is smaller
     output = model(tokens_CT, segments_CT)

@@ -1,0 +1,81 @@
+"""Throughput and efficiency by world size, where a workload has several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmbench.report.format import NOTHING, percent, plus_minus, si
+from llmbench.report.run.cases import CaseView
+
+
+@dataclass(frozen=True)
+class ScalingRow:
+    """One mode; two cells for each world size: throughput with half its interval, and efficiency."""
+
+    mode: str
+    cases: list[CaseView]
+    cells: list[str]
+
+
+@dataclass(frozen=True)
+class ScalingTable:
+    """``kind`` is strong or weak, or both in words."""
+
+    heads: list[str]
+    rows: list[ScalingRow]
+    kind: str
+
+
+def scaling(cases: Sequence[CaseView]) -> ScalingTable | None:
+    """Of one workload. None where no mode has an efficiency, and none was measured at two world sizes."""
+    by_mode: dict[str, dict[int, CaseView]] = {}
+    for case in cases:
+        if case.throughput is not None:
+            by_mode.setdefault(case.column.mode, {})[case.column.world_size] = case
+    told = {mode: found for mode, found in by_mode.items() if len(found) > 1 or any(map(_efficiency, found.values()))}
+    if not told:
+        return None
+    sizes = sorted({size for found in told.values() for size in found})
+    shared = any(_share(case) for found in told.values() for case in found.values())
+    heads = [head for size in sizes for head in _heads(size, size == sizes[0], shared)]
+    rows = [
+        ScalingRow(
+            mode,
+            list(found.values()),
+            [cell for size in sizes for cell in _cells(found.get(size), size == sizes[0], shared)],
+        )
+        for mode, found in told.items()
+    ]
+    kinds = {
+        case.record.scaling.kind
+        for found in told.values()
+        for case in found.values()
+        if case.record and case.record.scaling
+    }
+    return ScalingTable(heads, rows, " and ".join(sorted(kinds)))
+
+
+def _heads(size: int, first: bool, shared: bool) -> list[str]:
+    if first:
+        return [f"×{size}"]
+    return [f"×{size}", "efficiency", *(["in communication"] if shared else [])]
+
+
+def _cells(case: CaseView | None, first: bool, shared: bool) -> list[str]:
+    columns = 1 if first else 3 if shared else 2
+    if case is None:
+        return [""] * columns
+    mark = "" if case.counts else f" {case.verdict.symbol} {case.verdict.word}"
+    cells = [f"{si(case.throughput)} {plus_minus(case.uncertainty)}{mark}", _efficiency(case) or NOTHING]
+    return [*cells, _share(case) or NOTHING][:columns]
+
+
+def _efficiency(case: CaseView) -> str | None:
+    found = case.record.scaling if case.record and case.counts else None
+    return percent(found.efficiency) if found else None
+
+
+def _share(case: CaseView) -> str | None:
+    found = case.record.communication if case.record else None
+    return percent(found.share) if found else None

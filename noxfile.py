@@ -30,6 +30,21 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def micro(session: nox.Session) -> None:
+    """Operators and training steps through pytest-benchmark, and their page."""
+    session.install(*CONSTRAINTS, ".[torch,test]")
+    _micro(session, "pytest", "llmbench", where="micro")
+
+
+def _micro(session: nox.Session, *programs: str, where: str) -> None:
+    file = Path("reports", "runs", f"{where}-{datetime.now(UTC):%Y%m%d-%H%M%S}.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pytest_, llmbench = programs
+    session.run(*pytest_.split(), "suites/", "--benchmark-only", f"--benchmark-json={file}")
+    session.run(*llmbench.split(), "report", str(file))
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style, and the contracts of who imports what."""
     session.install(*CONSTRAINTS, "ruff", "import-linter")
@@ -54,8 +69,10 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
-    """On a CUDA machine, with the torch that is there: tests, doctor, and the reference suite."""
+    """On a CUDA machine, with the torch that is there: tests, doctor, all modes, the peers, the reference, the operators."""
     session.run("python", "-m", "pytest", "-m", "gpu", "-n", "0")
-    session.run("python", "-m", "llmbench", "doctor", "--deep")
-    out = Path("reports", "runs", f"gpu-{datetime.now(UTC):%Y%m%d-%H%M%S}")
-    session.run("python", "-m", "llmbench", "run", "reference", "--device", "cuda", "--out", str(out), *session.posargs)
+    session.run("python", "-m", "llmbench", "doctor", "--deep", success_codes=[0, 1])
+    for suite in ("modes", "peers", "reference"):
+        out = Path("reports", "runs", f"gpu-{suite}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
+        session.run("python", "-m", "llmbench", "run", suite, "--device", "cuda", "--out", str(out), success_codes=[0, 3])
+    _micro(session, "python -m pytest", "python -m llmbench", where="gpu-micro")

@@ -224,7 +224,7 @@ def ok_record(case: PlannedCase, *, steps: int = 100, noisy: bool = False) -> tu
         facts=facts,
         parity=parity(case, rng),
         noise=Noise(
-            cv=spread,
+            cv=spread * rng.uniform(0.9, 1.1),
             verdict="noisy" if noisy else "quiet",
             cause="other processes used 6.1 CPUs; stop them; time more steps: --set steps=400" if noisy else None,
         ),

@@ -54,11 +54,10 @@ def _workloads() -> list[dict[str, Any]]:
     from llmbench.suite import costs
     from llmbench.suite.workloads import WORKLOADS
 
-    rank = {"lora": 8}
     return [
         {
             "workload": name,
-            "parameters": f"{costs.parameters(w.family.name, w.size.model, lora_rank=rank.get(w.family.name))[0]:,}",
+            "parameters": f"{costs.parameters(w.family.name, w.size.model, lora_rank=8 if w.family.base else None)[0]:,}",
             "batch": " × ".join(
                 str(w.size.settings[key]) for key in ("micro_batch_size", "sequence_length") if key in w.size.settings
             ),

@@ -53,7 +53,13 @@ def _options(text: str) -> Markup:
 
 def unbroken(text: str) -> Markup:
     """Escaped text whose lines break between words only: never after the dashes of an option."""
-    return Markup(" ").join(Markup("<span>{}</span>").format(printable(word)) for word in text.split(" "))
+    words = (printable(word) for word in text.split(" "))
+    return Markup(" ").join(Markup("<span>{}</span>").format(word) if "-" in word else escape(word) for word in words)
+
+
+def breakable(mode: str) -> Markup:
+    """Escaped name of a mode whose lines break after a plus."""
+    return Markup("+<wbr>").join(printable(part) for part in mode.split("+"))
 
 
 def is_finite(value: float | None) -> bool:
@@ -134,10 +140,10 @@ def percent(fraction: float | None, digits: int = 2) -> str:
 
 
 def signed(fraction: float | None) -> str:
-    """A change: ``+12 %``, ``−3.1 %``."""
+    """A change in whole percent: ``+12 %``, ``−3 %``, ``±0 %``."""
     if fraction is None or not math.isfinite(fraction):
         return number(fraction)
-    return f"{'+' if fraction > 0 else ''}{percent(fraction)}"
+    return f"{round(100 * fraction):+d} %".replace("+0", "±0").replace("-", "−")
 
 
 def of_limit(value: float | None, limit: float) -> str:

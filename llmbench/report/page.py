@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 from functools import cache
 from pathlib import Path
@@ -12,17 +13,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import llmbench
-from llmbench.report.format import code_spans, printable, unbroken
+from llmbench.report.format import breakable, code_spans, printable, unbroken
 
 _FOLDER = Path(__file__).parent / "templates"
 
 
-def render(template: str, data: str, **view: Any) -> str:
+def render(template: str, data: str, *, packed: bool = False, **view: Any) -> str:
     """A whole page.
 
     Args:
         template: file name of the template.
         data: JSON that the page carries for its downloads and its script.
+        packed: whether to carry it compressed: the records of many cases repeat each other.
         view: what the template shows. Every text in it is taken as hostile: escaped, and made visible.
     """
     style, script = _asset("report.css"), _asset("report.js")
@@ -31,7 +33,8 @@ def render(template: str, data: str, **view: Any) -> str:
         style=Markup(style),  # noqa: S704 (our own files)
         script=Markup(script),  # noqa: S704
         policy=policy(style, script),
-        data=Markup(script_safe(data)),  # noqa: S704 (cannot leave its element)
+        data=Markup(pack(data) if packed else script_safe(data)),  # noqa: S704 (cannot leave its element)
+        data_type="application/gzip" if packed else "application/json",
         version=llmbench.__version__,
         **view,
     )
@@ -50,6 +53,12 @@ def policy(style: str, script: str) -> str:
 def script_safe(json_text: str) -> str:
     """JSON that no HTML parser can take for markup: ``<`` only ever stands in strings, where it can be escaped."""
     return json_text.replace("<", "\\u003c")
+
+
+def pack(json_text: str) -> str:
+    """JSON as gzip in base64; the same text always gives the same."""
+    # Half of a surrogate pair cannot be written as UTF-8.
+    return base64.b64encode(gzip.compress(json_text.encode("utf-8", "backslashreplace"), 9, mtime=0)).decode()
 
 
 def _hash(text: str) -> str:
@@ -73,6 +82,7 @@ def _templates() -> Environment:
     )
     environment.filters["code_spans"] = code_spans
     environment.filters["unbroken"] = unbroken
+    environment.filters["breakable"] = breakable
     return environment
 
 

@@ -94,7 +94,11 @@ def _relative(value: float, reference: float) -> float:
 
 
 def noise(
-    throughput: Throughput, cv: float, load: Mapping[str, float | None], hardware: Hardware | None = None
+    throughput: Throughput,
+    cv: float,
+    load: Mapping[str, float | None],
+    hardware: Hardware | None = None,
+    budget_seconds: float = 0.0,
 ) -> Noise:
     """Whether the interval is too wide to tell small changes, and what likely made it so.
 
@@ -103,10 +107,11 @@ def noise(
         load: what else the machine did in the window, as ``worker/measure/load.py`` tells; of several ranks
             put together by ``machine_load``.
         hardware: state of the device in the window.
+        budget_seconds: for how long it was timed at most.
     """
     if half_width(throughput.value, throughput.ci95) <= NOISY:
         return Noise(cv=cv, verdict="quiet")
-    remedy = f"time more steps: --set steps={4 * throughput.n}"
+    remedy = f"time longer: --set budget_seconds={4 * max(5.0, budget_seconds):g}"
     causes = (_stolen(load), _out_of_quota(load), _others(load), _throttled(hardware))
     cause = next(filter(None, causes), f"only {throughput.n} timed steps of uneven length")
     return Noise(cv=cv, verdict="noisy", cause=f"{cause}; {remedy}")

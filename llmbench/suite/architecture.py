@@ -127,20 +127,21 @@ class Parts:
 
 
 def parts(model: Architecture, tensor_parallel: int = 1) -> Parts:
-    """What one rank of ``tensor_parallel`` has: the weights of attention and MLP are split, all else is on each."""
+    """What one rank of ``tensor_parallel`` has: attention and MLP are split (with LoRA only the MLP)."""
     if not model.text:
         sizes = [Weights(size, size) for size in ((inner + 1) * outer for inner, outer in pairwise(model.widths))]
         return Parts(Weights(), Weights(), sizes[:-1], sizes[-1])
     d, f, shape = model.d, model.f, model.model
     tied = model.vocabulary * d
     embedding = shape["n_positions"] * d + (shape["n_segments"] * d + 2 * d if model.bert else 0)
-    split = 4 * d**2 + 2 * d * f + 3 * d + f  # the biases of qkv and of the first layer of the MLP go with their rows
-    block = split // tensor_parallel + 6 * d  # two norms, two biases
+    # The biases of qkv and of the MLP's first layer are split with their rows; two more and two norms are on each.
+    attention, mlp = 4 * d**2 + 3 * d, 2 * d * f + f
+    block = attention // (1 if model.lora else tensor_parallel) + mlp // tensor_parallel + 6 * d
     head = 2 * d
     if model.bert:
         head = d**2 + 3 * d + shape["vocab_size"] + (d**2 + 3 * d + 2 if model.nsp else 0)
     if model.lora:
-        updates = 2 * model.rank * d + 4 * model.rank * d // tensor_parallel  # A of qkv and B of proj are on each
+        updates = 6 * model.rank * d
         block_weights = Weights(block + updates, updates)
         return Parts(Weights(tied), Weights(embedding), [block_weights] * model.layers, Weights(head))
     return Parts(
@@ -195,6 +196,7 @@ class Product:
 
     Attributes:
         weight: whether the right factor is a weight (not so in attention, where both are activations).
+        split: whether tensor parallelism splits that weight.
         right_gradient: whether the backward pass computes that of the right factor (not of a frozen weight).
         left_gradient: whether it computes that of the left factor (not where nothing below is trained).
     """
@@ -203,6 +205,7 @@ class Product:
     inner: int
     outer: int
     weight: bool = True
+    split: bool = False
     right_gradient: bool = True
     left_gradient: bool = True
 
@@ -225,12 +228,12 @@ def block_products(step: Pass, layer: int) -> Iterator[Product]:
     d, f, lora = model.d, model.f, model.lora
     # With LoRA the first trained tensors are the updates of the first qkv: nothing needs a gradient below.
     below = not lora or layer > 0
-    yield Product(rows, d, 3 * d, right_gradient=not lora, left_gradient=below)
+    yield Product(rows, d, 3 * d, split=not lora, right_gradient=not lora, left_gradient=below)
     yield Product(rows, d, step.length, weight=False)  # queries · keys
     yield Product(rows, step.length, d, weight=False)  # probabilities · values
-    yield Product(rows, d, d, right_gradient=not lora)
-    yield Product(rows, d, f, right_gradient=not lora)
-    yield Product(rows, f, d, right_gradient=not lora)
+    yield Product(rows, d, d, split=not lora, right_gradient=not lora)
+    yield Product(rows, d, f, split=True, right_gradient=not lora)
+    yield Product(rows, f, d, split=True, right_gradient=not lora)
     if lora:
         for outer, left_gradient in ((3 * d, below), (d, True)):
             yield Product(rows, d, model.rank, left_gradient=left_gradient)

@@ -180,8 +180,16 @@ class SuiteFile:
             hint = nearest(pattern.workload, [*WORKLOADS, *(f"{family}-*" for family in FAMILIES)])
             raise self.wrong(f"no workload matches {pattern.workload!r}", hint, (*location, "workload"))
         if not any_mode_matches(pattern.mode):
-            hint = nearest(pattern.mode, [EAGER, *MODES])
+            hint = _mode_hint(pattern.mode)
             raise self.wrong(f"no mode matches {pattern.mode!r}", hint, (*location, "mode"))
+
+
+def _mode_hint(pattern: str) -> str:
+    """What was likely meant: the right spelling, or the nearest names."""
+    try:
+        return f"did you mean {canonical(pattern)}?"
+    except UserError as error:
+        return error.hint or nearest(pattern, [EAGER, *MODES])
 
 
 def find(name: str, lookup: Lookup = workload) -> SuiteFile:

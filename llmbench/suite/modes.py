@@ -109,10 +109,14 @@ def _axis(part: str) -> Axis:
 
 
 def any_mode_matches(pattern: str) -> bool:
-    """Whether a shell pattern can meet a mode: each of its parts must meet an ingredient."""
+    """Whether a shell pattern can meet a mode: each of its parts must meet an ingredient, and a name be spelled right."""
+    if not set("*?[") & set(pattern):
+        try:
+            return canonical(pattern) == pattern
+        except UserError:
+            return False
     names = [EAGER, *MODES]
-    parts = [part for part in pattern.split("+") if part.strip("*")]
-    return all(any(fnmatchcase(name, part) for name in names) for part in parts)
+    return all(any(fnmatchcase(name, part) for name in names) for part in pattern.split("+") if part.strip("*"))
 
 
 def ingredients(name: str) -> list[str]:

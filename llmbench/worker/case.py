@@ -41,10 +41,9 @@ def run_case(job: dict[str, Any], events: Events) -> dict[str, Any]:
     """
     device = Device(job["device"])
     world = join(job["mode"], job["config"], device)
-    try:
-        return _Case(job, events, device, world).run()
-    finally:
-        world.leave()
+    found = _Case(job, events, device, world).run()
+    world.leave()  # not after an error: the other ranks would miss this one before it could tell its own
+    return found
 
 
 class _Case:
@@ -208,18 +207,17 @@ def compile_again(job: dict[str, Any], events: Events) -> dict[str, Any]:
     """
     device = Device(job["device"])
     world = join(job["mode"], job["config"], device)
-    try:
-        _, model, batches = build(job)
-        model = precision.cast(model.to(device.torch), job["mode"])
-        execution = apply(model, job["mode"], device, job["config"], world)
-        trainer = _trainer(execution, device.move(tuple(tensor[:1] for tensor in batches)), job)
-        device.synchronize()
-        begin = enter(events, "compile")
-        trainer.step()
-        device.synchronize()
-        return {"seconds": time.perf_counter() - begin, "rank": {}}
-    finally:
-        world.leave()
+    _, model, batches = build(job)
+    model = precision.cast(model.to(device.torch), job["mode"])
+    execution = apply(model, job["mode"], device, job["config"], world)
+    trainer = _trainer(execution, device.move(tuple(tensor[:1] for tensor in batches)), job)
+    device.synchronize()
+    begin = enter(events, "compile")
+    trainer.step()
+    device.synchronize()
+    seconds = time.perf_counter() - begin
+    world.leave()
+    return {"seconds": seconds, "rank": {}}
 
 
 def train_base(job: dict[str, Any], events: Events) -> dict[str, Any]:

@@ -59,8 +59,9 @@ def _work(job: dict[str, Any], events: Events) -> dict[str, Any]:
     except Unavailable as reason:
         return {"unavailable": str(reason)}
     except BaseException as error:
+        found = describe(error) | {"at": time.time()}  # of several ranks that raise, the first is the cause
         traceback.print_exc()
-        return {"error": describe(error) | {"at": time.time()}}
+        return {"error": found}
 
 
 def _share_of_cores() -> int:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,8 @@ from llmbench.worker.process import die_with, write_json
 
 Job = dict[str, Any]
 MONITOR_SECONDS = 0.1
+# A rank that raised waits before it leaves: it may only have missed one that died, which the launcher is to see first.
+STAY_SECONDS = 10 * MONITOR_SECONDS
 
 
 def run_ranks(job: Job, events: Events, work: Callable[[Job, Events], dict[str, Any]]) -> dict[str, Any]:
@@ -59,12 +62,13 @@ def run_ranks(job: Job, events: Events, work: Callable[[Job, Events], dict[str, 
         monitor_interval=MONITOR_SECONDS,
         start_method="fork",
     )
-    codes: dict[int, int] = {}
+    died = None
     try:
         elastic_launch(config, _rank)(job, events, work, os.getpid())
     except ChildFailedError as error:
-        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-    return _merge([_read(job, rank) for rank in range(size)], codes)
+        died = error.get_first_failure()
+    results = [_read(job, rank) for rank in range(size)]
+    return _merge(results, died and (died[0], died[1].exitcode))
 
 
 def _rank(job: Job, events: Events, work: Callable[[Job, Events], dict[str, Any]], agent: int) -> None:
@@ -82,6 +86,7 @@ def _rank(job: Job, events: Events, work: Callable[[Job, Events], dict[str, Any]
     write_json(_result_of(job, rank), result)
     if "error" in result:
         sys.stderr.flush()
+        time.sleep(STAY_SECONDS)
         os._exit(1)
 
 
@@ -102,21 +107,19 @@ def _read(job: Job, rank: int) -> dict[str, Any]:
         return {}  # it died before it could write
 
 
-def _merge(results: list[dict[str, Any]], codes: dict[int, int]) -> dict[str, Any]:
+def _merge(results: list[dict[str, Any]], died: tuple[int, int] | None) -> dict[str, Any]:
+    """All results as one.
+
+    Args:
+        died: rank and exit code (negative for a signal) of the one that ended badly first; it stopped all others.
+    """
     host = socket.gethostname()
-    # One who was killed says nothing; those who then miss him raise. The agent itself ends them with SIGTERM.
-    killed = [rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM]
-    if killed:
-        rank = min(killed)
-        return {"error": {"signal": -codes[rank], "rank": rank, "host": host}}
+    if died and "error" not in results[died[0]]:
+        rank, code = died
+        return {"error": ({"signal": -code} if code < 0 else {"exit": code}) | {"rank": rank, "host": host}}
     raised = [(result["error"]["at"], rank) for rank, result in enumerate(results) if "error" in result]
     if raised:
         rank = min(raised)[1]
         return {"error": results[rank]["error"] | {"rank": rank, "host": host}}
     unavailable = next((result for result in results if "unavailable" in result), None)
-    if unavailable:
-        return unavailable
-    silent = [rank for rank, result in enumerate(results) if not result]
-    if silent:
-        return {"error": {"exit": codes.get(silent[0]), "rank": silent[0], "host": host}}
-    return results[0] | {"ranks": [result["rank"] for result in results]}
+    return unavailable or results[0] | {"ranks": [result["rank"] for result in results]}

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from llmbench.worker.device import Device
 
@@ -64,16 +65,18 @@ def join(mode: list[str], config: dict[str, Any], device: Device) -> World:
         return World()
     # A rank that waits for another is watched over by the deadline of the case, which can tell who is missing.
     patience = timedelta(seconds=2 * config["deadline_seconds"] + 60)
-    dist.init_process_group("nccl" if device.cuda else "gloo", timeout=patience)
-    size = dist.get_world_size()
-    shape = mesh_shape(mode, config)
-    mesh = torch.distributed.device_mesh.init_device_mesh(
-        device.kind, tuple(shape.values()), mesh_dim_names=tuple(shape)
-    )
-    rank = dist.get_rank()
+    # What FSDP keeps in host memory is reduced there.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.cuda else "gloo", timeout=patience)
+    return place(mode, config, device)
+
+
+def place(mode: list[str], config: dict[str, Any], device: Device) -> World:
+    """This process in the mesh of a case, within the process group that there is."""
+    rank, shape = dist.get_rank(), mesh_shape(mode, config)
+    mesh = init_device_mesh(device.kind, tuple(shape.values()), mesh_dim_names=tuple(shape))
     return World(
         rank=rank,
-        size=size,
+        size=dist.get_world_size(),
         local_rank=int(os.environ["LOCAL_RANK"]),
         data_rank=rank // (config["tensor_parallel"] * config["pipeline_stages"]),
         data_size=config["data_parallel"],

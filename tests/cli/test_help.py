@@ -65,7 +65,7 @@ def test_completion_knows_suites_workloads_and_modes() -> None:
 
     assert complete_suite("sm") == ["smoke"]
     assert complete_workload("gpt-1") == ["gpt-124m", "gpt-1.5b"]
-    assert complete_mode("compile+b") == ["compile+bf16"]
+    assert complete_mode("compile+b") == ["compile+bf16", "compile+bf16-params"]
 
 
 def test_version(llmbench: Command) -> None:

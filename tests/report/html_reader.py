@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
-VOID = {"meta", "input", "br", "link", "img"}
+VOID = {"meta", "input", "br", "link", "img", "wbr"}
 
 
 @dataclass
@@ -67,7 +69,10 @@ class Page(HTMLParser):
 
     @property
     def data(self) -> Any:
-        return json.loads(self.one("script", id="data").text)
+        carried = self.one("script", id="data")
+        if carried.attributes["type"] == "application/gzip":
+            return json.loads(gzip.decompress(base64.b64decode(carried.text)))
+        return json.loads(carried.text)
 
     @property
     def body(self) -> str:

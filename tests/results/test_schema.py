@@ -76,10 +76,17 @@ PROMISED = {
     "energy.joules": "lower",
     "loss.final": "lower",
     "loss.eval": "lower",
+    "compile.cold_seconds": "lower",
+    "compile.warm_seconds": "lower",
+    "compile.graph_breaks": "lower",
+    "compile.recompiles": "lower",
+    "rank_spread": "lower",
+    "communication.seconds_per_step": "lower",
+    "scaling.efficiency": "higher",
 }
 FIELDS: dict[str, tuple[str, ...]] = {
     "": ("case", "workload", "mode", "world_size", "device", "status", "config", "flops_per_step", "tflops", "mfu"),
-    "error": ("type", "message", "hint"),
+    "error": ("type", "message", "hint", "rank", "host"),
     "throughput": ("value", "unit", "ci95", "n"),
     "step_seconds": ("median", "mean", "p95", "ci95"),
     "phases": ("import", "build", "compile", "warmup", "timed"),

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from llmbench.results.schema import Hardware, Range, Throughput
-from llmbench.stats.verdicts import final, finite, half_width, learned, machine_load, noise, parity
+from llmbench.results.schema import Hardware, ParityCheck, Range, Throughput
+from llmbench.stats.verdicts import curve_checks, final, finite, half_width, learned, machine_load, noise, parity
 
 NAN, INF = math.nan, math.inf
 
@@ -46,33 +46,75 @@ def test_a_curve_that_only_dips_has_not_learned() -> None:
     assert not learned([4.0] + [1.0] * 15 + [4.0] * 4)
 
 
+def one_check(losses: list[float], reference: list[float], limit: float) -> ParityCheck:
+    (check,) = curve_checks(losses, reference, "gpt-tiny/eager/ws1", limit)
+    return check
+
+
 def test_parity_is_the_largest_relative_difference_of_the_smoothed_curves() -> None:
-    reference = [2.0] * 30
-    found = parity([2.0] * 15 + [2.2] + [2.0] * 14, reference, "gpt-tiny/eager/ws1", limit=0.011)
-    assert found.value == pytest.approx(0.01)  # 10 % of one step in ten
-    assert (found.reference, found.limit, found.verdict) == ("gpt-tiny/eager/ws1", 0.011, "pass")
-    assert "10 steps" in found.metric
+    reference = [4.0] * 40
+    mine = [4.0] * 20 + [5.0] * 10 + [4.0] * 10
+    check = one_check(mine, reference, limit=0.1)
+    assert (check.value, check.verdict, check.reference) == (0.25, "fail", "gpt-tiny/eager/ws1")
+    # Of ten steps in a row the mean reaches 4.4 when four of them are 5: those up to step 23. 0.4 / 4 is 0.1 rounded up.
+    assert check.step == 23
+    assert one_check(mine, reference, limit=0.25).step is None
+
+
+def test_a_single_step_that_jumps_counts_a_tenth() -> None:
+    assert one_check([4.0] * 20 + [8.0] + [4.0] * 19, [4.0] * 40, limit=0.1).value == pytest.approx(0.1)
 
 
 def test_parity_at_its_limit() -> None:
     reference = [4.0] * 20
-    assert parity([4.5] * 20, reference, "r", limit=0.125).verdict == "pass"
-    assert parity([4.5] * 20, reference, "r", limit=0.1249).verdict == "fail"
-    assert parity([3.5] * 20, reference, "r", limit=0.125).value == 0.125
-    assert parity(reference, reference, "r", limit=0.0).verdict == "pass"
+    assert one_check([4.5] * 20, reference, limit=0.125).verdict == "pass"
+    assert one_check([4.5] * 20, reference, limit=0.1249).verdict == "fail"
+    assert one_check([3.5] * 20, reference, limit=0.125).value == 0.125
+    assert one_check(reference, reference, limit=0.0).verdict == "pass"
+
+
+def test_a_long_training_is_held_at_its_beginning_and_at_its_end() -> None:
+    """Rounding grows with the steps, so that after the first 100 only the end counts, and less strictly."""
+    reference = [4.0] * 300
+    wanders = [4.0] * 100 + [4.4] * 150 + [4.015] * 50
+    start, end = curve_checks(wanders, reference, "r", limit=1e-3)
+    assert (start.value, start.verdict) == (0.0, "pass")
+    assert end.value == pytest.approx(0.015 / 4)
+    assert (end.limit, end.verdict, end.step) == (5e-3, "pass", None)
+    _, end = curve_checks([4.0] * 100 + [4.1] * 200, reference, "r", limit=1e-3)
+    assert end.verdict == "fail"
+    _, end = curve_checks([4.0] * 100 + [4.03] * 200, reference, "r", limit=1e-2)
+    assert (end.limit, end.verdict) == (1e-2, "pass")  # never stricter than the mode's own
 
 
 @pytest.mark.parametrize(("mine", "theirs"), [(NAN, 1.0), (1.0, NAN), (INF, 1.0), (INF, INF), (NAN, NAN)])
 def test_parity_cannot_be_told_without_finite_losses(mine: float, theirs: float) -> None:
-    found = parity([1.0, mine], [1.0, theirs], "r", limit=1e9)
+    found = one_check([1.0, mine], [1.0, theirs], limit=1e9)
     assert (found.value, found.verdict) == (None, "fail")
+    assert found.step == (None if mine == 1.0 else 1)
 
 
 def test_parity_with_a_loss_of_zero() -> None:
     """A text of one letter is learned to a loss of exactly 0 in fp32."""
-    assert parity([0.0] * 10, [0.0] * 10, "r", limit=0.0).verdict == "pass"
-    found = parity([1e-9] * 10, [0.0] * 10, "r", limit=1e-3)
+    assert one_check([0.0] * 10, [0.0] * 10, limit=0.0).verdict == "pass"
+    found = one_check([1e-9] * 10, [0.0] * 10, limit=1e-3)
     assert (found.value, found.verdict) == (INF, "fail")
+
+
+def check(value: float | None, limit: float, verdict: str, name: str = "r") -> ParityCheck:
+    return ParityCheck(reference=name, metric="m", limit=limit, value=value, verdict=verdict)
+
+
+def test_the_first_check_that_failed_is_the_verdict_of_all() -> None:
+    checks = [check(0.5, 1.0, "pass"), check(None, 1.0, "fail", "first"), check(9.0, 1.0, "fail", "second")]
+    found = parity(checks, deterministic=True)
+    assert (found.verdict, found.reference, found.deterministic) == ("fail", "first", True)
+    assert found.checks == checks
+
+
+def test_of_those_that_passed_the_closest_to_its_limit_is_told() -> None:
+    checks = [check(0.5, 1.0, "pass", "half"), check(0.09, 0.1, "pass", "near"), check(0.0, 0.0, "pass", "exact")]
+    assert parity(checks, deterministic=None).reference == "near"
 
 
 def throughput(half: float, n: int = 75) -> Throughput:
@@ -107,10 +149,10 @@ def test_noise_at_its_limit() -> None:
     ],
 )
 def test_noise_names_its_likely_cause_and_the_setting_that_helps(load: dict[str, float | None], cause: str) -> None:
-    found = noise(throughput(0.06), 0.3, CALM | load)
+    found = noise(throughput(0.06), 0.3, CALM | load, budget_seconds=10)
     assert found.verdict == "noisy"
     assert str(found.cause).startswith(cause)
-    assert str(found.cause).endswith("; time more steps: --set steps=300")
+    assert str(found.cause).endswith("; time longer: --set budget_seconds=40")
 
 
 def test_noise_without_any_counter_of_the_machine() -> None:
@@ -154,7 +196,7 @@ FEW = "only 75 timed steps"
 def test_noise_by_throttling(state: Hardware, cause: str) -> None:
     found = noise(throughput(0.06), 0.3, CALM, state)
     assert str(found.cause).startswith(cause)
-    assert str(found.cause).endswith("; time more steps: --set steps=300")
+    assert str(found.cause).endswith("; time longer: --set budget_seconds=20")
 
 
 def test_other_load_is_a_likelier_cause_than_throttling() -> None:

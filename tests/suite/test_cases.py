@@ -158,12 +158,12 @@ def test_chosen_modes_replace_those_of_the_suite(load: Load) -> None:
 
 def test_changes_win_over_settings_overrides_and_sizes(load: Load) -> None:
     text = "workloads = ['gpt-tiny']\n[settings]\nsteps = 20\n[[override]]\nsettings = { steps = 30 }\n"
-    changes = ["steps=40", "learning_rate=1e-5", "compile_scope=blocks", "threads=2", "steps=50"]
+    changes = ["steps=40", "learning_rate=1e-5", "scaling=weak", "threads=2", "steps=50"]
     config = one(load, text, changes=changes).config
-    assert {key: config[key] for key in ("steps", "learning_rate", "compile_scope", "threads")} == {
+    assert {key: config[key] for key in ("steps", "learning_rate", "scaling", "threads")} == {
         "steps": 50,
         "learning_rate": 1e-5,
-        "compile_scope": "blocks",
+        "scaling": "weak",
         "threads": 2,
     }
     assert one(load, text, changes=["micro_batch_size=null"]).config["micro_batch_size"] == 8
@@ -200,7 +200,7 @@ def test_the_id_of_a_case_is_stable(load: Load) -> None:
     assert case.id == "gpt-tiny/bf16/ws1"
     other = one(load, TWO_BY_TWO, "gpt-tiny/bf16/ws1", changes=["steps=10", "seed=1"])
     assert other.id == case.id
-    assert not case.same_training(other)
+    assert case.training != other.training
 
 
 def test_a_case_survives_the_run_file() -> None:
@@ -214,14 +214,16 @@ def test_a_case_survives_the_run_file() -> None:
 def test_what_trains_the_same_can_be_compared(load: Load) -> None:
     cases = resolve(load(TWO_BY_TWO + "[[override]]\nmode = 'bf16'\nworkload = 'bert-*'\nsettings = { seed = 1 }"))
     gpt_eager, gpt_bf16, bert_eager, bert_bf16 = cases
-    assert gpt_bf16.same_training(gpt_eager)
-    assert not bert_bf16.same_training(bert_eager)
-    assert not gpt_eager.same_training(bert_eager)
+    assert gpt_bf16.training == gpt_eager.training
+    assert bert_bf16.training != bert_eager.training
+    assert gpt_eager.training != bert_eager.training
 
 
 def test_a_configuration_holds_what_its_family_uses(load: Load) -> None:
     text = "workloads = ['regression-linear', 'bert-tiny', 'gpt-tiny', 'lora-tiny']"
-    common = set(Settings.model_fields) - {"sequence_length", "lora_rank", "base_steps", "nsp"} | {"family", "model"}
+    common = set(Settings.model_fields) - {"sequence_length", "lora_rank", "base_steps", "nsp"}
+    common |= {"family", "model", "global_batch_size", "grad_accum"}
+    common |= {"data_parallel", "tensor_parallel", "pipeline_stages"}
     assert {case.workload: set(case.config) - common for case in resolve(load(text))} == {
         "regression-linear": set(),
         "bert-tiny": {"sequence_length", "masked"},
@@ -257,3 +259,89 @@ def test_the_costs_are_of_the_case(load: Load) -> None:
     assert twice.flops_per_step == 2 * eager.flops_per_step
     assert bf16.flops_per_step == eager.flops_per_step
     assert bf16.memory_bytes["activations"] != eager.memory_bytes["activations"]
+
+
+# World sizes
+
+
+PARALLEL = "workloads = ['gpt-tiny']\nmodes = ['eager', 'ddp', 'pp']\nworld_sizes = [1, 2]\n"
+
+
+def test_only_parallel_modes_have_several_processes(load: Load) -> None:
+    assert [case.id for case in resolve(load(PARALLEL))] == [
+        "gpt-tiny/eager/ws1",
+        *("gpt-tiny/ddp/ws1", "gpt-tiny/ddp/ws2", "gpt-tiny/pp/ws1", "gpt-tiny/pp/ws2"),
+    ]
+    chosen = resolve(load(PARALLEL), world_sizes=[4], modes=["ddp", "bf16"])
+    assert [case.id for case in chosen] == ["gpt-tiny/ddp/ws4", "gpt-tiny/bf16/ws1"]
+
+
+def test_an_include_has_its_own_world_size(load: Load) -> None:
+    text = "workloads = ['gpt-tiny']\n[[include]]\nworkload = 'gpt-tiny'\nmode = 'ddp'\nworld_size = 2\n"
+    assert [case.id for case in resolve(load(text))] == ["gpt-tiny/eager/ws1", "gpt-tiny/ddp/ws2"]
+
+
+LAYOUTS = ("global_batch_size", "micro_batch_size", "grad_accum", "data_parallel", "tensor_parallel", "pipeline_stages")
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "changes", "layout"),
+    [
+        ("eager", 1, [], (8, 8, 1, 1, 1, 1)),
+        ("accum4", 1, [], (8, 2, 4, 1, 1, 1)),
+        ("ddp", 2, [], (8, 4, 1, 2, 1, 1)),
+        ("ddp", 2, ["scaling=weak"], (16, 8, 1, 2, 1, 1)),
+        ("accum4+fsdp", 2, [], (8, 1, 4, 2, 1, 1)),
+        ("hsdp", 4, [], (8, 2, 1, 4, 1, 1)),
+        ("tp", 2, [], (8, 8, 1, 1, 2, 1)),
+        ("fsdp+tp", 4, [], (8, 4, 1, 2, 2, 1)),
+        ("fsdp+tp", 4, ["tensor_parallel_size=4"], (8, 8, 1, 1, 4, 1)),
+        ("pp", 2, [], (8, 2, 4, 1, 1, 2)),
+        ("pp", 2, ["pipeline_micro_batches=2"], (8, 4, 2, 1, 1, 2)),
+    ],
+)
+def test_how_batch_and_model_are_laid_out(
+    mode: str, size: int, changes: list[str], layout: tuple[int, ...], load: Load
+) -> None:
+    (case,) = resolve(load("workloads = ['gpt-tiny']"), modes=[mode], world_sizes=[size], changes=changes)
+    assert tuple(case.config[key] for key in LAYOUTS) == layout
+    assert case.refused is None
+    assert case.work_per_step == layout[0] * 128
+
+
+def test_the_same_training_whatever_the_layout(load: Load) -> None:
+    modes = ["eager", "accum4", "ddp", "tp", "pp"]
+    cases = resolve(load("workloads = ['gpt-tiny']"), modes=modes, world_sizes=[2])
+    assert all(case.training == cases[0].training for case in cases)
+    (weak,) = resolve(load("workloads = ['gpt-tiny']"), modes=["ddp"], world_sizes=[2], changes=["scaling=weak"])
+    assert weak.training != cases[0].training  # twice the batch
+
+
+@pytest.mark.parametrize(
+    ("workload", "mode", "size", "changes", "reason"),
+    [
+        ("regression-linear", "chunked-ce", 1, [], "chunked-ce needs llmbench's own head over a vocabulary"),
+        ("regression-mlp", "tp", 2, [], "tp needs the transformer blocks"),
+        ("regression-linear", "ac", 1, [], "ac is of transformer blocks"),
+        ("regression-linear", "pp", 2, [], "0 blocks cannot be split over 2 stages"),
+        ("hf-gpt2-tiny", "pp", 2, [], "pp needs llmbench's own models"),
+        ("hf-bert-tiny", "chunked-ce", 1, [], "chunked-ce needs llmbench's own head"),
+        ("gpt-tiny", "tp", 3, [], "4 heads cannot be split over 3 ranks"),
+        ("gpt-tiny", "pp", 3, [], "2 blocks cannot be split over 3 stages"),
+        ("gpt-tiny", "ddp", 3, [], "a batch of 8 cannot be split into 3 equal parts: --set micro_batch_size=6"),
+        ("gpt-tiny", "accum4", 1, ["micro_batch_size=2"], "cannot be split into 4 equal parts"),
+        ("gpt-tiny", "fsdp+tp", 3, ["tensor_parallel_size=2"], "3 ranks are no multiple of tensor_parallel_size = 2"),
+    ],
+)
+def test_what_cannot_be_run_says_why(
+    workload: str, mode: str, size: int, changes: list[str], reason: str, load: Load
+) -> None:
+    (case,) = resolve(load(f"workloads = ['{workload}']"), modes=[mode], world_sizes=[size], changes=changes)
+    assert reason in str(case.refused)
+
+
+def test_a_ladder_is_a_suite_of_modes_that_build_on_one_another(load: Load) -> None:
+    text = "workloads = ['gpt-tiny']\nladder = ['bf16', 'fused', 'compile']"
+    assert ids(resolve(load(text))) == [
+        *("gpt-tiny/eager", "gpt-tiny/bf16", "gpt-tiny/bf16+fused", "gpt-tiny/compile+bf16+fused")
+    ]

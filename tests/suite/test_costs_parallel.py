@@ -38,7 +38,7 @@ SPLIT = ["tp", "bf16+tp", "ac+tp", "fsdp+tp"]
 CASES = [
     pytest.param(step, mode, id=f"{name}-{mode}", marks=pytest.mark.hf if "hf" in name else ())
     for name, step in STEPS.items()
-    for mode in [*SHARDED, *(SPLIT if step.family in ("gpt", "bert") else [])]
+    for mode in [*SHARDED, *(SPLIT if step.family in ("gpt", "bert", "lora") else [])]
 ]
 
 

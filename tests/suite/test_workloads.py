@@ -25,7 +25,14 @@ from llmbench.worker.models.mlp import MLPConfig
 from llmbench.worker.workloads import WORKLOADS as TRAINED
 
 CONFIGS: dict[str, Any] = {"regression": MLPConfig, "masked": BERTConfig, "causal": GPTConfig}
-ABOUT = {"family": OWN, "title": "Mine.", "unit": "samples/s", "tokenizer": None, "objective": "own", "parameters": None}
+ABOUT = {
+    "family": OWN,
+    "title": "Mine.",
+    "unit": "samples/s",
+    "tokenizer": None,
+    "objective": "own",
+    "parameters": None,
+}
 
 
 def test_each_family_can_be_trained() -> None:
@@ -48,7 +55,9 @@ def test_the_worker_takes_the_model_of_each_size(name: str) -> None:
 def test_a_size_sets_what_a_suite_leaves_to_it(name: str) -> None:
     settings = WORKLOADS[name].size.settings
     Settings.model_validate(settings)
-    needed = {"micro_batch_size", "learning_rate"} | ({"sequence_length"} if WORKLOADS[name].family.tokenizer else set())
+    needed = {"micro_batch_size", "learning_rate"} | (
+        {"sequence_length"} if WORKLOADS[name].family.tokenizer else set()
+    )
     assert set(settings) == needed
 
 

@@ -90,7 +90,7 @@ OURS = {
     "gpt": Step("gpt", GPT_MODEL, 4, 56),
     "gpt-one-layer": Step("gpt", GPT_MODEL | {"n_layer": 1}, 3, 40),
     "lora": Step("lora", GPT_MODEL, 4, 56, lora_rank=5),
-    "lora-one-layer": Step("lora", GPT_MODEL | {"n_layer": 1}, 3, 40, lora_rank=2),
+    "lora-one-layer": Step("lora", GPT_MODEL | {"n_layer": 1}, 3, 40, lora_rank=24),
     "bert": Step("bert", BERT_MODEL, 4, 56, masked=9),
     "bert-all-masked": Step("bert", BERT_MODEL, 4, 56),
     "bert-nsp": Step("bert", BERT_MODEL | {"nsp": True}, 4, 56, masked=9),
@@ -100,7 +100,7 @@ PEERS = {
     "hf-bert": Step("hf-bert", BERT_MODEL, 4, 56, masked=9),
     "hf-bert-nsp": Step("hf-bert", BERT_MODEL | {"nsp": True}, 4, 56, masked=9),
     "peft-lora": Step("peft-lora", GPT_MODEL, 4, 56, lora_rank=5),
-    "peft-lora-one-layer": Step("peft-lora", GPT_MODEL | {"n_layer": 1}, 3, 40, lora_rank=2),
+    "peft-lora-one-layer": Step("peft-lora", GPT_MODEL | {"n_layer": 1}, 3, 40, lora_rank=24),
 }
 
 

@@ -9,9 +9,13 @@ from llmbench.report import environment
 from llmbench.report.charts.decimate import thin
 from llmbench.report.format import count, duration, moment, timestamp
 from llmbench.report.page import render
-from llmbench.report.run import details, summary
+from llmbench.report.run import summary
 from llmbench.report.run.cases import CaseView, matrix_size, read_cases
+from llmbench.report.run.details import details as all_details
+from llmbench.report.run.ladder import ladder_views
 from llmbench.report.run.matrix import STEPS, matrix
+from llmbench.report.run.pick import RULE, inked, picked
+from llmbench.report.run.shared import told_once
 from llmbench.report.run.table import table as all_cases
 from llmbench.report.run.workloads import panels
 from llmbench.report.verdict import VERDICTS, pills
@@ -29,12 +33,19 @@ def run_page(folder: RunFolder) -> str:
     """
     run = folder.read_run()
     cases = read_cases(folder, run)
+    drawn = [case.id for row in matrix(cases).rows for case in picked(row.cases)]
+    cases = inked(cases, [case for case in cases if case.id in drawn])
     speeds = matrix(cases)
     speedups = speeds.speedups()
-    attention = summary.attention(cases, run, str(folder.path))
+    calm = summary.unmeasured(cases)
+    ran = [case for case in cases if case.verdict.key not in ("skipped", "missing")]
+    shared, details = told_once(all_details(ran, [case for case in ran if case.id in drawn], speedups))
+    attention = [group for group in summary.attention(cases, run, str(folder.path)) if group.verdict.key != "skipped"]
+    skipped = [group for group in calm if group.verdict.key == "skipped"]
     return render(
         "run.html.j2",
         _data(run, cases),
+        packed=True,
         run=run,
         title=_title(run),
         meta=_meta(run),
@@ -49,9 +60,18 @@ def run_page(folder: RunFolder) -> str:
         matrix=speeds,
         ramp=list(STEPS),
         notes={entry.note for row in speeds.rows for cell in row.cells for entry in cell},
+        legend=list(dict.fromkeys(case.column for case in cases if case.id in drawn)),
+        pick_rule=RULE,
+        groups=speeds.groups() if speeds.turned else [],
+        left_out=speeds.left_out() if speeds.turned else [],
+        ladders=ladder_views(run, cases),
         panels=panels(speeds),
-        table=all_cases(cases, speedups),
-        details=[details.detail(case, speedups.get(case.id)) for case in cases],
+        table=all_cases(ran, calm, speedups),
+        calm=calm,
+        skipped=skipped,
+        skipped_cases=sum(len(group.cases) for group in skipped),
+        shared=shared,
+        details=details,
     )
 
 

@@ -244,8 +244,13 @@ def _narrowed(command: Sequence[str]) -> list[str]:
 
 
 def matrix_size(cases: Sequence[CaseView]) -> str:
-    """``12 cases = 4 workloads × 3 modes``, without the product where the matrix has holes."""
+    """``12 cases = 4 workloads × 3 modes``; with holes, or several world sizes, without the product."""
+    workloads = count(len({(case.workload, case.variant) for case in cases}), "workload")
+    modes = count(len({case.column.mode for case in cases}), "mode")
+    sizes = sorted({case.column.world_size for case in cases})
+    text = count(len(cases), "case")
+    if len(sizes) > 1:
+        return f"{text}: {workloads}, {modes}, {' and '.join(map(str, sizes))} ranks"
     rows = len({(case.workload, case.variant) for case in cases})
-    columns = len({case.column for case in cases})
-    product = f" = {count(rows, 'workload')} × {count(columns, 'mode')}" if rows * columns == len(cases) > 1 else ""
-    return count(len(cases), "case") + product
+    whole = rows * len({case.column for case in cases}) == len(cases) > 1
+    return f"{text} = {workloads} × {modes}" if whole else text

@@ -56,6 +56,45 @@ def attention(cases: Sequence[CaseView], run: Run, path: str) -> list[Attention]
     ]
 
 
+@dataclass(frozen=True)
+class Calm:
+    """Cases without a number, of one verdict and cause: nothing was measured, so they take one line together."""
+
+    verdict: Verdict
+    cases: list[CaseView]
+    names: str
+    cause: str
+    hint: str | None
+    message: str | None
+
+
+def unmeasured(cases: Sequence[CaseView]) -> list[Calm]:
+    """What was skipped, by reason, and what was not run."""
+    groups: dict[tuple[str, str, str | None], list[CaseView]] = {}
+    for case in cases:
+        if case.verdict.key in ("skipped", "missing"):
+            groups.setdefault((case.verdict.key, *explain(case)), []).append(case)
+    return [
+        Calm(VERDICTS[key], group, names(group), cause, hint, _rest(group[0], cause))
+        for (key, cause, hint), group in groups.items()
+    ]
+
+
+def names(cases: Sequence[CaseView]) -> str:
+    """What the cases are, as short as can be: ``bf16, fp16 of gpt-tiny, bert-tiny``."""
+    if len(cases) == 1:
+        return cases[0].id
+    modes = dict.fromkeys(case.column.name for case in cases)
+    workloads = dict.fromkeys(f"{case.workload} {case.variant}".strip() for case in cases)
+    return f"{', '.join(modes)} of {', '.join(workloads)}"
+
+
+def _rest(case: CaseView, cause: str) -> str | None:
+    """The whole error text, where the cause shows only its first line."""
+    text = case.record.error.message.strip() if case.record and case.record.error else ""
+    return shorten(text, 4000) if text and text not in cause else None
+
+
 def _noise(cases: Sequence[CaseView]) -> tuple[str, str | None]:
     """The words of the noisiest case: causes differ in their numbers only."""
     worst = max(cases, key=lambda case: case.uncertainty or 0.0)
@@ -70,7 +109,8 @@ def explain(case: CaseView) -> tuple[str, str | None]:
         return "has no record", None
     if record.error is not None:
         lines = record.error.message.strip().splitlines() or [""]
-        told = record.error.type in lines[0] or record.error.type.lower() == record.status
+        # The verdict says it already.
+        told = record.error.type in lines[0] or record.error.type in ("Unavailable", "Refused", "Invalid")
         kind = "" if told else record.error.type
         return shorten(": ".join(part for part in (kind, lines[0]) if part), 320), record.error.hint
     parity = record.parity
@@ -95,7 +135,7 @@ def _unfinished(run: Run, missing: int, total: int, path: str) -> tuple[str, str
         "interrupted": "the run was interrupted",
         "done": "the run ended without them",
     }[run.status]
-    resume = shlex.join(["llmbench", "run", run.suite, "--resume", path])
+    resume = shlex.join(["llmbench", "run", "--resume", path])
     return f"{missing} of {count(total, 'case')} not run: {why}.", f"Continue with `{resume}`"
 
 
@@ -165,7 +205,7 @@ def _training(cases: Sequence[CaseView]) -> Figure:
     learned = f"{sum(loss.learned for loss in losses)} of {count(len(losses), 'loss', 'losses')} fell"
     if parity:
         passed = sum(one.verdict == "pass" for one in parity)
-        return Figure(f"{passed} / {len(parity)}", "loss curves match eager fp32", learned)
+        return Figure(f"{passed} / {len(parity)}", "trainings match the eager reference", learned)
     if losses:
         return Figure(f"{sum(loss.learned for loss in losses)} / {len(losses)}", "losses fell", "parity was not judged")
     return Figure(NOTHING, "loss curves", f"{count(broken, 'case')} without a loss" if broken else "none recorded")

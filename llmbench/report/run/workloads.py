@@ -11,14 +11,12 @@ from markupsafe import Markup
 from llmbench.report.charts.bars import Bar, bars
 from llmbench.report.charts.bars import height as bars_height
 from llmbench.report.charts.lines import Curve, Reference, lines, smoothing_window, wants_log
-from llmbench.report.format import NOTHING, amount, number, percent, plus_minus, si, size
+from llmbench.report.format import NOTHING, amount, number, of_limit, percent, plus_minus, si, size
 from llmbench.report.run.cases import EAGER, CaseView
 from llmbench.report.run.matrix import Matrix, Row
+from llmbench.report.run.pick import picked
+from llmbench.report.run.scaling import ScalingTable, scaling
 from llmbench.results.schema import Record
-
-MOST = 8
-"""Cases drawn in one panel; what is beyond stands in the table of all cases."""
-
 
 @dataclass(frozen=True)
 class HeldOutRow:
@@ -31,7 +29,7 @@ class HeldOutRow:
 
 @dataclass(frozen=True)
 class Panel:
-    """One workload. ``facts`` says what was trained; ``more`` counts the cases that are not drawn."""
+    """One workload. ``facts`` says what was trained; ``left_out`` names the cases that are not drawn."""
 
     workload: str
     variant: str
@@ -44,7 +42,8 @@ class Panel:
     loss_title: str
     held_out_heads: list[str]
     held_out: list[HeldOutRow]
-    more: int
+    scaling: ScalingTable | None
+    left_out: list[str]
 
 
 def panels(table: Matrix) -> list[Panel]:
@@ -52,13 +51,15 @@ def panels(table: Matrix) -> list[Panel]:
 
 
 def _panel(row: Row) -> Panel:
-    drawn = row.cases[:MOST]
+    drawn = picked(row.cases)
+    ids = {case.id for case in drawn}
+    ran = [case for case in row.cases if case.verdict.key not in ("skipped", "missing")]
     curves = [
         Curve(case.column.name, case.column.ink, case.series.loss) for case in drawn if case.series and case.series.loss
     ]
     references = _references(row.cases)
     unit = next((case.unit for case in drawn if case.unit), "")
-    heads, held_out = _held_out(row.cases)
+    heads, held_out = _held_out(drawn)
     tall = max(190, 2 * bars_height(len(drawn)) + 46)
     return Panel(
         workload=row.workload,
@@ -74,7 +75,8 @@ def _panel(row: Row) -> Panel:
         loss_title=_loss_title(curves, references),
         held_out_heads=heads,
         held_out=held_out,
-        more=len(row.cases) - len(drawn),
+        scaling=scaling(row.cases),
+        left_out=[case.column.name for case in ran if case.id not in ids],
     )
 
 
@@ -89,7 +91,9 @@ def _facts(cases: Sequence[CaseView]) -> str:
     if parameters:
         share = parameters.trainable / parameters.total if parameters.total else 1.0
         said.append(f"{amount(parameters.total)} parameters" + (f", {percent(share)} trainable" if share < 1 else ""))
-    shape = [str(config[key]) for key in ("micro_batch_size", "sequence_length") if config.get(key) is not None]
+    # All modes of a workload train on the same batch, however they cut it.
+    batch = "global_batch_size" if config.get("global_batch_size") is not None else "micro_batch_size"
+    shape = [str(config[key]) for key in (batch, "sequence_length") if config.get(key) is not None]
     if shape:
         said.append(f"batch {' × '.join(shape)}")
     if config.get("steps") is not None:
@@ -170,7 +174,7 @@ def _held_out(cases: Sequence[CaseView]) -> tuple[list[str], list[HeldOutRow]]:
         name = f"{reference.name} ({'floor' if reference.floor else 'baseline'})"
         cells = [number(reference.value, 4), *(_of_reference(name, reference.value) for name in names), ""]
         rows.append(HeldOutRow(name, None, cells))
-    return ["loss", *(metric_title(name) for name in names), "parity"], rows
+    return ["loss", *(metric_title(name) for name in names), "parity, of its limit"], rows
 
 
 def _held_out_cells(case: CaseView, names: Sequence[str]) -> list[str]:
@@ -201,4 +205,5 @@ def metric_text(name: str, value: float | None) -> str:
 def _parity(record: Record) -> str:
     if record.parity is None:
         return "reference" if record.mode == EAGER and record.status == "ok" else NOTHING
-    return f"{'✓' if record.parity.verdict == 'pass' else '✖'} {number(record.parity.value, 2)}"
+    mark = "✓" if record.parity.verdict == "pass" else "✖"
+    return f"{mark} {of_limit(record.parity.value, record.parity.limit)}"

@@ -30,9 +30,15 @@
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   };
-  const data = () => document.getElementById("data").textContent;
-  const fileName = (ending) => {
-    const run = JSON.parse(data()).run;
+  // The data as JSON; of a run it is carried as gzip in base64.
+  const data = async () => {
+    const { type, textContent } = document.getElementById("data");
+    if (type === "application/json") return textContent;
+    const bytes = Uint8Array.from(atob(textContent), (character) => character.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+  const fileName = (text, ending) => {
+    const run = JSON.parse(text).run;
     return `${(run ? run.id : "doctor").replace(/[^\w.-]+/g, "-") || "llmbench"}.${ending}`;
   };
 
@@ -52,11 +58,11 @@
     return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   // The records of the rows that the filter leaves, in the order of the table.
-  const csv = () => {
-    const records = JSON.parse(data()).records;
+  const csv = (text) => {
+    const records = JSON.parse(text).records;
     const rows = all("#cases-table tbody tr[data-record]")
       .filter((row) => !row.hidden)
-      .map((row) => flatten(records[Number(row.dataset.record)]));
+      .flatMap((row) => row.dataset.record.split(" ").map((number) => flatten(records[Number(number)])));
     const keys = [...new Set(rows.flatMap(Object.keys))];
     return [keys, ...rows.map((row) => keys.map((key) => row[key]))]
       .map((fields) => fields.map(csvField).join(",") + "\r\n")
@@ -82,8 +88,8 @@
       stored(theme);
       showTheme();
     },
-    json: () => download(fileName("json"), "application/json", data()),
-    csv: () => download(fileName("csv"), "text/csv", csv()),
+    json: () => data().then((text) => download(fileName(text, "json"), "application/json", text)),
+    csv: () => data().then((text) => download(fileName(text, "csv"), "text/csv", csv(text))),
     print: () => window.print(),
     copy,
   };
@@ -106,8 +112,10 @@
       const problem = ["bad", "warn"].includes(row.dataset.tone);
       row.hidden = !words.every((word) => text.includes(word)) || (Boolean(state.problems) && !problem);
     }
-    const shown = rows.filter((row) => !row.hidden).length;
-    all(`[data-count=${table.id}]`).forEach((note) => (note.textContent = `${shown} of ${rows.length}`));
+    // A row can stand for several cases.
+    const cases = (some) => some.reduce((sum, row) => sum + Number(row.dataset.cases || 1), 0);
+    const shown = `${cases(rows.filter((row) => !row.hidden))} of ${cases(rows)}`;
+    all(`[data-count=${table.id}]`).forEach((note) => (note.textContent = shown));
   };
   const applySort = (table) => {
     const heads = all("thead th", table);
@@ -120,8 +128,9 @@
     if (!heads[column]) return;
     const key = (row) => {
       const cell = row.cells[column];
+      if (!cell) return null; // of a row that tells a reason instead
       if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
-      return heads[column].classList.contains("number") ? null : cell.textContent.trim();
+      return heads[column].classList.contains("number") || cell.colSpan > 1 ? null : cell.textContent.trim();
     };
     const order = (a, b) => {
       if (a === null || b === null) return (a === null) - (b === null); // what has no value stays last

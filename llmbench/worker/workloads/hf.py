@@ -143,7 +143,7 @@ def bert(config: BERTConfig) -> nn.Module:
 
 
 def lora(model: nn.Module, rank: int) -> nn.Module:
-    """LoRA of peft on GPT-2, as ours in ``llmbench/worker/methods/lora.py``: both projections of attention, alpha 2 r."""
+    """LoRA of peft on GPT-2, as in ``llmbench/worker/methods/lora.py``: both projections of attention, alpha 2 r."""
     peft = library("peft")
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -199,6 +199,6 @@ class PeftLoRA(GPTLoRA):
         return CausalLM(model)
 
     def merged(self, model: nn.Module) -> nn.Module:
-        copied = copy.deepcopy(model)
+        copied = model
         copied.model = copied.model.merge_and_unload()
         return copied

@@ -36,14 +36,18 @@ class Defaults:
 
 
 def workload(config: dict[str, Any], data: dict[str, Any]) -> Workload:
-    """The workload of a case by ``config["foreign"]["source"]``, with defaults for what its class leaves out.
+    """The workload of a case by ``config["foreign"]["source"]``.
 
     Raises:
         NotAWorkload: as ``load``.
     """
-    own = load(config["foreign"]["source"])
-    made: Workload = type(own.__name__, (own, Defaults), {})(config, data)
+    made: Workload = completed(load(config["foreign"]["source"]))(config, data)
     return made
+
+
+def completed(own: type[Any]) -> type[Any]:
+    """The class with a default for each method that it leaves out."""
+    return type(own.__name__, (own, Defaults), {})
 
 
 def load(source: str) -> type[Any]:

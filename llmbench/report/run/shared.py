@@ -1,0 +1,81 @@
+"""What many cases share is told once: each case then tells what is its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from llmbench.report.run.details import Detail
+from llmbench.report.run.facts import Section
+
+_ENOUGH = 3  # cases, from which it pays to tell a fact once
+
+Common = dict[str, dict[str, str]]  # name -> text, by title of the section
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What is true of the cases of ``scope``, the run (None) or a workload, unless a case says otherwise."""
+
+    scope: str | None
+    sections: list[Section]
+
+
+def told_once(details: Sequence[Detail]) -> tuple[list[Shared], list[Detail]]:
+    """What all cases share, what most cases of one workload share, and the cases without it."""
+    shared: list[Shared] = []
+    common = _common(details, whole=True)
+    rest = _lighter(details, common)
+    shared += _told(None, common)
+    for workload in dict.fromkeys(detail.case.workload for detail in details):
+        mine = [detail for detail in rest if detail.case.workload == workload]
+        common = _common(mine, whole=False)
+        shared += _told(workload, common)
+        lighter = {detail.case.id: detail for detail in _lighter(mine, common)}
+        rest = [lighter.get(detail.case.id, detail) for detail in rest]
+    return shared, rest
+
+
+def _told(scope: str | None, common: Common) -> list[Shared]:
+    sections = [Section(title, list(facts.items())) for title, facts in common.items()]
+    return [Shared(scope, sections)] if sections else []
+
+
+def _common(details: Sequence[Detail], *, whole: bool) -> Common:
+    """Facts that all cases with that section agree on, or else most of them, and terms.
+
+    A fact is common only if every case with that section tells its own: nothing may be read into the silence of one.
+    """
+    sections: dict[str, list[Section]] = {}
+    for detail in details:
+        if detail.case.throughput is not None:
+            for section in (*detail.measured, *detail.trained):
+                sections.setdefault(section.title, []).append(section)
+    found: Common = {}
+    for title, alike in sections.items():
+        if len(alike) < _ENOUGH:
+            continue
+        told = Counter(fact for section in alike for fact in section.facts)
+        names = Counter(name for name, _ in told.elements())
+        terms = Counter(term for section in alike for term in section.terms)
+        facts = {name: text for (name, text), amount in terms.items() if amount >= _ENOUGH}
+        for (name, text), amount in told.items():
+            enough = amount == len(alike) if whole else 2 * amount > len(alike)
+            if enough and names[name] == len(alike):
+                facts[name] = text
+        if facts:
+            found[title] = facts
+    return found
+
+
+def _lighter(details: Sequence[Detail], common: Common) -> list[Detail]:
+    return [
+        replace(detail, measured=_own(detail.measured, common), trained=_own(detail.trained, common))
+        for detail in details
+    ]
+
+
+def _own(sections: Sequence[Section], common: Common) -> list[Section]:
+    own = (section.without(common.get(section.title, {})) for section in sections)
+    return [section for section in own if not section.empty]

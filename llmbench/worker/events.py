@@ -45,8 +45,8 @@ class Heartbeat:
     def __init__(self, path: str, rank: int) -> None:
         self._begin = BYTES * rank
         with open(path, "r+b") as file:
-            if os.fstat(file.fileno()).st_size < self._begin + BYTES:
-                file.truncate(self._begin + BYTES)
+            # Makes the file longer, and never shorter: other ranks do the same at the same time.
+            os.pwrite(file.fileno(), bytes(BYTES), self._begin)
             self._map = mmap.mmap(file.fileno(), self._begin + BYTES)
 
     def beat(self, step: int) -> None:

@@ -31,6 +31,8 @@ class Fails(Line):
 
 
 class Failing(Healthy):
+    absent = False
+
     def build(self) -> nn.Module:
         return Fails(self)
 
@@ -81,12 +83,21 @@ class AsksForMore(Failing):
 
 
 class Skips(Failing):
-    """Runs a step without the reduction of the gradients, so that it is one collective behind."""
+    """Does not take part in a collective of the others."""
 
     def build(self) -> nn.Module:
-        return Detached(self)
+        return Counts(self)
+
+    def fail(self) -> None:
+        self.absent = True
 
 
-class Detached(Fails):
+class Counts(Fails):
+    """Sums something over the ranks in every step."""
+
     def forward(self, x_BI: Tensor, y_B1: Tensor) -> Tensor:
-        return super().forward(x_BI, y_B1)
+        self.workload.absent = False
+        loss = super().forward(x_BI, y_B1)
+        if dist.is_initialized() and not self.workload.absent:
+            dist.all_reduce(torch.ones(1))
+        return loss

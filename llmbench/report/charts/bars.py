@@ -13,7 +13,7 @@ from llmbench.report.palette import Ink
 from llmbench.report.svg import INK, MUTED, chart, element, fit, label, rule, text_width
 
 ROW, BAR = 25, 13
-_LABELS = 132  # widest column of labels
+_LABELS = 176  # widest column of labels
 
 
 @dataclass(frozen=True)

@@ -96,4 +96,4 @@ def _bin_count(values: Sequence[float]) -> int:
     first, _, third = statistics.quantiles(values, n=4)
     wide = 2 * (third - first) / len(values) ** (1 / 3)
     span = values[-1] - values[0]
-    return 8 if wide <= 0 else max(8, min(40, math.ceil(span / wide)))
+    return 8 if wide <= 0 else max(8, math.ceil(min(40.0, span / wide)))

@@ -28,6 +28,10 @@ from llmbench.report.run.speedup import Speedup
 from llmbench.report.run.workloads import memory_parts, metric_text, metric_title
 from llmbench.results.schema import Compile, Hardware, Memory, ParityCheck, Peak, Range, Rank, Record, Sampling
 
+CONFIGURATION = "Configuration"
+RESULTS = frozenset({"Speed", "Training", "Parity", "Ranks"})
+"""Sections whose facts are a case's own, even where another case says the same."""
+
 MOST_RANKS = 16
 """Rows in a table of ranks: of more, the slowest."""
 
@@ -81,7 +85,8 @@ def trained(case: CaseView, record: Record) -> list[Section]:
         [
             Section("Training", _training(case, record)),
             _parity(record),
-            Section("Configuration", [(key, _setting(value)) for key, value in record.config.items()]),
+            Section("Began with", _beginning(record)),
+            Section(CONFIGURATION, [(key, _setting(value)) for key, value in record.config.items()]),
         ]
     )
 
@@ -101,7 +106,7 @@ def _setting(value: Any) -> str:
 
 
 def _speed(case: CaseView, record: Record, ratio: Speedup | None) -> Facts:
-    facts = [("ran", f"{duration(record.wall_seconds)}, from {timestamp(record.started_at)}"), ("device", record.device)]
+    facts = [("ran", f"{duration(record.wall_seconds)}, from {timestamp(record.started_at)}")]
     if record.throughput:
         low, high = record.throughput.ci95
         bounds = f"95 % interval {si(low)} to {si(high)}, {record.throughput.n} steps"
@@ -126,12 +131,9 @@ def _speed(case: CaseView, record: Record, ratio: Speedup | None) -> Facts:
         found_share = f"{percent(record.communication.share)} of a step"
         text = f"{duration(record.communication.seconds_per_step)}, {found_share} ({record.communication.source})"
         facts.append(("communication", text))
-    source = f" ({record.flops_source})" if record.flops_source and record.flops_per_step is not None else ""
-    flops = si(record.flops_per_step, "FLOP")
     return [
         *facts,
         ("input wait", duration(record.input_wait_seconds)),
-        ("FLOPs of a step", flops if flops == NOTHING else flops + source),
         ("TFLOP/s", number(record.tflops)),
         ("MFU", _share(record.mfu, record.peak)),
         ("share of measured peak", _share(record.mfu_of_measured_peak, record.measured_peak)),
@@ -210,7 +212,7 @@ def _split(memory: Memory) -> Facts:
 
 
 def _hardware(record: Record) -> Facts:
-    return [*_state(record.hardware), ("energy", _energy(record))]
+    return [("device", record.device), *_state(record.hardware), ("energy", _energy(record))]
 
 
 def _state(found: Hardware | None) -> Facts:
@@ -285,16 +287,24 @@ def _training(case: CaseView, record: Record) -> Facts:
         facts += [
             ("loss", f"{number(loss.first, 4)} → {number(loss.final, 4)}, {finite}, {fell}"),
             ("held-out loss", number(loss.eval, 4)),
-            *((f"{reference.name} ({reference.kind})", number(reference.value, 4)) for reference in loss.references),
         ]
-    if record.parameters:
-        facts.append(("parameters", f"{record.parameters.total:,}, {record.parameters.trainable:,} trainable"))
     return [
         *facts,
         *((metric_title(name), metric_text(name, value)) for name, value in record.metrics.items()),
-        *((name.replace("_", " "), plain(value)) for name, value in flatten(record.facts)),
         ("log", record.log or NOTHING),
         ("series", case.series_fault or NOTHING),
+    ]
+
+
+def _beginning(record: Record) -> Facts:
+    """What the training was given, and what else was made sure of."""
+    known = record.parameters
+    references = record.loss.references if record.loss else []
+    return [
+        ("parameters", f"{known.total:,}, {known.trainable:,} trainable" if known else NOTHING),
+        ("FLOPs of a step", _flops(record)),
+        *((f"{reference.name} ({reference.kind})", number(reference.value, 4)) for reference in references),
+        *((name.replace("_", " "), plain(value)) for name, value in flatten(record.facts)),
     ]
 
 
@@ -312,8 +322,14 @@ def _parity(record: Record) -> Section:
         terms.append((f"measure {name}", check.metric))
     if found.deterministic is not None:
         same = "bitwise the same" if found.deterministic else "not bitwise the same"
-        facts.append(("eager fp32 twice", f"{same}, from the same weights and batches"))
+        terms.append(("eager fp32 twice", f"{same}, from the same weights and batches"))
     return Section("Parity", facts, terms)
+
+
+def _flops(record: Record) -> str:
+    if record.flops_per_step is None:
+        return NOTHING
+    return si(record.flops_per_step, "FLOP") + (f" ({record.flops_source})" if record.flops_source else "")
 
 
 def _check(check: ParityCheck) -> str:

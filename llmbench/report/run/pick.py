@@ -55,9 +55,7 @@ def inked(cases: Sequence[CaseView], drawn: Sequence[CaseView]) -> list[CaseView
     return [
         replace(
             case,
-            column=replace(
-                case.column, ink=ink(modes.index(case.column.mode), sizes.index(case.column.world_size))
-            ),
+            column=replace(case.column, ink=ink(modes.index(case.column.mode), sizes.index(case.column.world_size))),
         )
         for case in cases
     ]

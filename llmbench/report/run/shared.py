@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmbench.report.run.details import Detail
-from llmbench.report.run.facts import Section
+from llmbench.report.run.facts import CONFIGURATION, RESULTS, Section
 
 _ENOUGH = 3  # cases, from which it pays to tell a fact once
 
@@ -23,14 +23,14 @@ class Shared:
 
 
 def told_once(details: Sequence[Detail]) -> tuple[list[Shared], list[Detail]]:
-    """What all cases share, what most cases of one workload share, and the cases without it."""
+    """What all cases share, what those of one workload share, and the cases without it."""
     shared: list[Shared] = []
-    common = _common(details, whole=True)
+    common = _common(details)
     rest = _lighter(details, common)
     shared += _told(None, common)
     for workload in dict.fromkeys(detail.case.workload for detail in details):
         mine = [detail for detail in rest if detail.case.workload == workload]
-        common = _common(mine, whole=False)
+        common = _common(mine, usual=True)
         shared += _told(workload, common)
         lighter = {detail.case.id: detail for detail in _lighter(mine, common)}
         rest = [lighter.get(detail.case.id, detail) for detail in rest]
@@ -42,31 +42,38 @@ def _told(scope: str | None, common: Common) -> list[Shared]:
     return [Shared(scope, sections)] if sections else []
 
 
-def _common(details: Sequence[Detail], *, whole: bool) -> Common:
-    """Facts that all cases with that section agree on, or else most of them, and terms.
+def _common(details: Sequence[Detail], *, usual: bool = False) -> Common:
+    """What all measured cases agree on, results apart, and the terms that several use.
 
-    A fact is common only if every case with that section tells its own: nothing may be read into the silence of one.
+    Args:
+        usual: takes in the settings that most cases have; the others then tell their own. Every case tells all its
+            settings, so nothing is read into the silence of one.
     """
     sections: dict[str, list[Section]] = {}
     for detail in details:
         if detail.case.throughput is not None:
             for section in (*detail.measured, *detail.trained):
                 sections.setdefault(section.title, []).append(section)
-    found: Common = {}
-    for title, alike in sections.items():
-        if len(alike) < _ENOUGH:
-            continue
-        told = Counter(fact for section in alike for fact in section.facts)
-        names = Counter(name for name, _ in told.elements())
-        terms = Counter(term for section in alike for term in section.terms)
-        facts = {name: text for (name, text), amount in terms.items() if amount >= _ENOUGH}
-        for (name, text), amount in told.items():
-            enough = amount == len(alike) if whole else 2 * amount > len(alike)
-            if enough and names[name] == len(alike):
-                facts[name] = text
-        if facts:
-            found[title] = facts
-    return found
+    found = {
+        title: _agreed(alike, all_=not (usual and title == CONFIGURATION)) | _terms(alike)
+        for title, alike in sections.items()
+        if len(alike) >= _ENOUGH
+    }
+    return {title: facts for title, facts in found.items() if facts}
+
+
+def _agreed(alike: Sequence[Section], *, all_: bool) -> dict[str, str]:
+    if alike[0].title in RESULTS:
+        return {}
+    told = Counter(fact for section in alike for fact in section.facts)
+    names = Counter(name for section in alike for name, _ in section.facts)
+    enough = len(alike) if all_ else len(alike) // 2 + 1
+    return {name: text for (name, text), amount in told.items() if amount >= enough and names[name] == len(alike)}
+
+
+def _terms(alike: Sequence[Section]) -> dict[str, str]:
+    terms = Counter(term for section in alike for term in section.terms)
+    return {name: text for (name, text), amount in terms.items() if amount >= _ENOUGH}
 
 
 def _lighter(details: Sequence[Detail], common: Common) -> list[Detail]:

@@ -52,7 +52,7 @@ _COLUMNS = (
     _of_record("Scaling", lambda r: r.scaling.efficiency if r.scaling else None, percent),
     _of_record("Final loss", lambda r: r.loss.final if r.loss else None, lambda value: number(value, 4)),
     _of_record("Held-out loss", lambda r: r.loss.eval if r.loss else None, lambda value: number(value, 4)),
-    TableColumn("Parity, of limit", lambda case, _: _parity(case)),
+    TableColumn("Parity", lambda case, _: _parity(case)),
     _of_record(
         "Steps", lambda r: r.throughput.n if r.throughput else None, lambda n: NOTHING if n is None else f"{n:.0f}"
     ),

@@ -18,6 +18,7 @@ from llmbench.report.run.pick import picked
 from llmbench.report.run.scaling import ScalingTable, scaling
 from llmbench.results.schema import Record
 
+
 @dataclass(frozen=True)
 class HeldOutRow:
     """Of a case, or of a reference (then ``case`` is None)."""
@@ -174,7 +175,7 @@ def _held_out(cases: Sequence[CaseView]) -> tuple[list[str], list[HeldOutRow]]:
         name = f"{reference.name} ({'floor' if reference.floor else 'baseline'})"
         cells = [number(reference.value, 4), *(_of_reference(name, reference.value) for name in names), ""]
         rows.append(HeldOutRow(name, None, cells))
-    return ["loss", *(metric_title(name) for name in names), "parity, of its limit"], rows
+    return ["loss", *(metric_title(name) for name in names), "parity"], rows
 
 
 def _held_out_cells(case: CaseView, names: Sequence[str]) -> list[str]:

@@ -199,6 +199,6 @@ class PeftLoRA(GPTLoRA):
         return CausalLM(model)
 
     def merged(self, model: nn.Module) -> nn.Module:
-        copied = model
+        copied = copy.deepcopy(model)
         copied.model = copied.model.merge_and_unload()
         return copied

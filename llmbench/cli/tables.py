@@ -40,13 +40,14 @@ def si(value: float) -> str:
     return f"{value / 1000**power:.3g} {'kMGTP'[power - 1] if power else ''}".strip()
 
 
-def rate(record: Record) -> str:
+def rate(record: Record, *, unit: bool = True) -> str:
     """Throughput with its interval."""
     if record.throughput is None:
         return ""
     found = record.throughput
     noisy = " ~" if record.noise and record.noise.verdict == "noisy" else ""
-    return f"{si(found.value)} {found.unit} ± {half_width(found.value, found.ci95):.1%}{noisy}"
+    value = f"{si(found.value)} {found.unit}" if unit else si(found.value)
+    return f"{value} ± {half_width(found.value, found.ci95):.1%}{noisy}"
 
 
 def memory(record: Record) -> str:
@@ -183,12 +184,14 @@ def _result_table(records: Sequence[Record]) -> str:
     if not records:
         return ""
     eager = _eager(records)
-    heads = ["case", "status", "throughput", "speed-up", "scaling", "memory", "loss", "parity"]
+    units = {record.throughput.unit for record in records if record.throughput}
+    throughput = next(iter(units)) if len(units) == 1 else "throughput"
+    heads = ["case", "status", throughput, "speed-up", "scaling", "memory", "loss", "parity"]
     rows = [
         [
             record.case,
             status_word(record.status),
-            rate(record),
+            rate(record, unit=len(units) > 1),
             _speed_up(record, eager.get(record.workload)),
             f"{record.scaling.efficiency:.0%}" if record.scaling else "",
             memory(record),

@@ -20,6 +20,7 @@ _HINTS = (
     (r"Read-only file system|Permission denied", "point TMPDIR and TORCHINDUCTOR_CACHE_DIR to a folder you can write"),
     (r"CUDA driver version is insufficient|no kernel image", "torch and driver do not fit: `llmbench doctor`"),
     (r"CUDA was asked for", "use --device cpu, or let `llmbench doctor` say why torch sees no GPU"),
+    (r"collective mismatch", "the ranks call other collectives; with TORCH_DISTRIBUTED_DEBUG=DETAIL torch names them"),
 )
 
 
@@ -105,9 +106,19 @@ def _raised(case: Case, error: dict[str, Any]) -> tuple[Status, Error]:
     kind, message, where = str(error["type"]), str(error["message"]), error["where"]
     if error["out_of_memory"]:
         return "oom", Error(type=kind, message=_first_line(message), hint=_smaller(case))
-    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, f"{kind}: {message}")), None)
     text = f"{_first_line(message)} ({where})" if where else _first_line(message)
-    return "failed", Error(type=kind, message=text, hint=hint or "its log holds the traceback")
+    return "failed", Error(type=kind, message=text, hint=_known(f"{kind}: {message}") or "its log holds the traceback")
+
+
+def _known(text: str) -> str | None:
+    """What to do about an error that we know."""
+    return next((hint for pattern, hint in _HINTS if re.search(pattern, text)), None)
+
+
+def _uncaught(log: str) -> str:
+    """What a C++ exception said that nobody caught; empty if none did."""
+    found = re.findall(r"^\s*what\(\):\s*(.+)$", log, flags=re.MULTILINE)
+    return _first_line(found[-1]) if found else ""
 
 
 def _killed(case: Case, outcome: Outcome, number: int, rank: int | None = None) -> tuple[Status, Error]:
@@ -116,14 +127,18 @@ def _killed(case: Case, outcome: Outcome, number: int, rank: int | None = None) 
         message = f"the kernel killed the process for want of memory, in phase {phase}"
         return "oom", Error(type="OutOfMemoryKill", message=message, hint=_smaller(case))
     log = outcome.log_text(rank if rank in outcome.ranks else None)
-    message = f"killed by {name} in phase {phase}, not by llmbench; {_where(log)}"
+    reason = _uncaught(log) if name == "SIGABRT" else ""
+    message = f"killed by {name} in phase {phase}{f': {reason}' if reason else ', not by llmbench'}; {_where(log)}"
+    if outcome.ranks and rank is None:
+        message = f"the launcher of the {case.world_size} ranks was {message}"
     hints = {
         "SIGKILL": "somebody, or a limit of memory or time, killed it: see dmesg and the scheduler's log",
         "SIGSEGV": "a native library crashed: `llmbench doctor`; the log holds the Python stack",
         "SIGILL": "a binary uses instructions that this CPU lacks: `llmbench doctor`",
         "SIGBUS": "a memory-mapped file or /dev/shm ran out of space",
     }
-    return "failed", Error(type=name, message=message, hint=hints.get(name, "its log holds its last words"))
+    hint = _known(reason) or hints.get(name, "its log holds its last words")
+    return "failed", Error(type=name, message=message, hint=hint)
 
 
 def _smaller(case: Case) -> str:
@@ -132,12 +147,18 @@ def _smaller(case: Case) -> str:
 
 
 def _where(log: str) -> str:
-    """The innermost frame of the stack that the job wrote when it was asked or died."""
+    """The innermost frame of the stack that the job wrote when it was asked or died, and who called torch there."""
     frames = _stack(log)
     if not frames:
         return "it left no stack"
-    file, line, function = frames[0]
-    return f"last seen at {file.rsplit('/', 1)[-1]}:{line} in {function}"
+    callers = [frame for frame in frames if "/torch/" not in frame[0]]
+    within = f", called at {_frame(callers[0])}" if callers and callers[0] != frames[0] else ""
+    return f"last seen at {_frame(frames[0])}{within}"
+
+
+def _frame(frame: tuple[str, str, str]) -> str:
+    file, line, function = frame
+    return f"{file.rsplit('/', 1)[-1]}:{line} in {function}"
 
 
 def _stack(log: str) -> list[tuple[str, str, str]]:

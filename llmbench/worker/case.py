@@ -24,7 +24,7 @@ from llmbench.worker.measure.peaks import data_sheet
 from llmbench.worker.modes import Execution, apply, compile, precision
 from llmbench.worker.optimizer import adamw, warmup_cosine
 from llmbench.worker.prepare import build
-from llmbench.worker.tensors import fingerprint
+from llmbench.worker.tensors import fingerprint, frozen_weights
 from llmbench.worker.world import World, gather_weights, join
 
 
@@ -66,6 +66,7 @@ class _Case:
         wrong = self._disagreements(facts)
         model = precision.cast(model.to(self.device.torch), self.mode)
         self.workload.before(model)
+        self.frozen = frozen_weights(model)
         parameters = _count(model)
         self.execution = apply(model, self.mode, self.device, self.config, self.world)
         compiled = bool(set(self.mode) & compile.SCOPES.keys())
@@ -176,9 +177,21 @@ class _Case:
         with torch.compiler.set_stance("force_eager"):
             with self._arithmetic():
                 loss, metrics = self.workload.evaluate(model)
+            moved = self._moved(model)
             facts, wrong = self.workload.proofs(model)
-        references = self.workload.references()
-        return {"eval_loss": loss, "metrics": metrics, "references": references, "facts": facts, "wrong": wrong}
+        return {
+            "eval_loss": loss,
+            "metrics": metrics,
+            "references": self.workload.references(),
+            "facts": facts | ({"frozen_unchanged": not moved} if self.frozen else {}),
+            "wrong": wrong + moved,
+        }
+
+    def _moved(self, model: nn.Module) -> list[str]:
+        """Training leaves bitwise as it was what it is not to train."""
+        after = frozen_weights(model)
+        changed = [name for name, value in self.frozen.items() if after.get(name) != value]
+        return [f"frozen weights changed: {', '.join(changed[:3])}"] if changed else []
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         return precision.autocast([part for part in self.mode if part not in ("fsdp", "hsdp")], self.device)()

@@ -23,6 +23,17 @@ def smoke(tmp_path_factory):
     return folder, write_run_report(folder)
 
 
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory):
+    return write_run_report(factory.ladder_run(tmp_path_factory.mktemp("ladder") / "run"))
+
+
+@pytest.fixture(scope="module")
+def modes(tmp_path_factory):
+    folder = factory.modes_run(tmp_path_factory.mktemp("modes") / "run")
+    return folder, write_run_report(folder)
+
+
 def visible_rows(page):
     return page.locator("#cases-table tbody tr:visible th").all_inner_texts()
 
@@ -61,18 +72,63 @@ def test_charts_are_visible_and_nothing_sticks_out(smoke, open_page, scripts, wi
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_labels_of_charts_stay_within_them(smoke, open_page):
-    page = open_page(smoke[1]).page
-    outside = page.evaluate(
-        """() => [...document.querySelectorAll('.panel svg[role=img]')].flatMap((svg) => {
-            const frame = svg.getBoundingClientRect();
-            return [...svg.querySelectorAll('text')].filter((text) => {
-                const box = text.getBoundingClientRect();
-                return box.left < frame.left - 1 || box.right > frame.right + 1;
-            }).map((text) => text.textContent);
-        })"""
-    )
-    assert outside == []
+OUTSIDE = """() => [...document.querySelectorAll('.panel svg[role=img]')].flatMap((svg) => {
+    const frame = svg.getBoundingClientRect();
+    return [...svg.querySelectorAll('text')].filter((text) => {
+        const box = text.getBoundingClientRect();
+        return box.left < frame.left - 1 || box.right > frame.right + 1;
+    }).map((text) => text.textContent);
+})"""
+
+
+def test_labels_of_charts_stay_within_them(smoke, ladder, modes, open_page):
+    for path in (smoke[1], ladder, modes[1]):
+        assert open_page(path).page.evaluate(OUTSIDE) == []
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_ladder_and_many_modes_are_silent_and_nothing_sticks_out(ladder, modes, open_page, width, scheme):
+    for path in (ladder, modes[1]):
+        opened = open_page(path, viewport={"width": width, "height": 900}, color_scheme=scheme)
+        opened.page.evaluate("document.querySelectorAll('.panel details, .needs details').forEach((d) => (d.open = true))")
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert opened.messages == []
+        assert opened.requests == [path.resolve().as_uri()]
+
+
+def test_the_matrix_of_many_modes_can_be_seen_at_once(modes, open_page):
+    """One screen below the verdict, every mode in a row of its own, none beside what it is not."""
+    page = open_page(modes[1]).page
+    box = page.locator(".kinds").bounding_box()
+    assert box["height"] < 750
+    assert page.locator(".kinds tbody tr").count() == 37
+    names = page.locator(".kinds tbody th").all()
+    assert all(name.bounding_box()["height"] < 30 for name in names)
+    page.locator(".kinds a", has_text="failed").click()
+    page.locator("[id='bert-tiny/hsdp/ws2']").wait_for(state="visible", timeout=5000)
+
+
+def test_a_link_to_a_skipped_case_opens_its_group(modes, open_page):
+    page = open_page(modes[1], "#gpt-tiny/compile-blocks+fp8/ws1").page
+    case = page.locator("[id='gpt-tiny/compile-blocks+fp8/ws1']")
+    assert case.is_visible()
+    assert "compute capability 8.9" in case.locator("xpath=ancestor::details").inner_text()
+
+
+def test_rows_of_several_cases_are_filtered_counted_and_downloaded_as_cases(modes, open_page):
+    folder, path = modes
+    page = open_page(path, "#q=fp8").page
+    # Modes with fp8 are skipped, in one row.
+    assert page.locator("#cases-table tbody tr:visible").count() == 1
+    assert page.locator("[role=status]").inner_text() == "4 of 142"
+    _, text = downloaded(page, "CSV")
+    wanted = [record.case for record in folder.records() if "fp8" in record.mode]
+    assert [row["case"] for row in csv.DictReader(io.StringIO(text))] == wanted
+    page.get_by_role("button", name="Throughput").click()
+    page.locator("[data-filter]").fill("")
+    last = page.locator("#cases-table tbody tr:visible").last
+    assert "skipped" in last.inner_text()
 
 
 def test_without_scripts_no_button_is_shown_and_links_open_details(smoke, open_page):
@@ -230,21 +286,24 @@ def test_prints_on_a_few_pages(smoke, open_page):
 
 
 @pytest.fixture
-def pages(smoke, tmp_path, document):  # noqa: F811
+def pages(smoke, ladder, modes, tmp_path, document):  # noqa: F811
     doctor = tmp_path / "doctor.html"
     doctor.write_text(doctor_page(document), encoding="utf-8")
     empty = factory.RunFolder.create(tmp_path / "empty", factory.make_run([], environment={}))
-    return {"run": smoke[1], "doctor": doctor, "empty": write_run_report(empty)}
+    known = {"run": smoke[1], "ladder": ladder, "modes": modes[1]}
+    return known | {"doctor": doctor, "empty": write_run_report(empty)}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["run", "doctor", "empty"])
+@pytest.mark.parametrize("name", ["run", "ladder", "modes", "doctor", "empty"])
 def test_axe_finds_nothing(pages, open_page, name, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     # axe is injected as a script, which the page's own policy rightly forbids.
     opened = open_page(pages[name], color_scheme=scheme, bypass_csp=True)
     # One that passed and the one that did not: axe takes a second for each that is open.
-    opened.page.evaluate("[...document.querySelectorAll('details')].forEach((d, i) => (d.open = [1, 15].includes(i)))")
+    opened.page.evaluate(
+        "[...document.querySelectorAll('details')].forEach((d, i) => (d.open = i < 6 || d.matches('.one:last-child')))"
+    )
     found = axe.Axe().run(opened.page)
     assert found.violations_count == 0, found.generate_report()
 

@@ -178,7 +178,7 @@ def test_ranks_one_by_one_with_host_and_device_where_they_differ(tmp_path):
     assert told["device"] == "cuda:0"
     assert told["spread of their time"] == "2.0 %"
     assert told["communication"].endswith("of a step (torch.profiler, gloo)")
-    assert told["scaling"] == "90 % of gpt-tiny/ddp/ws1 (strong)"
+    assert told["scaling efficiency"] == "90 % of gpt-tiny/ddp/ws1 (strong)"
 
 
 def test_of_many_ranks_the_slowest_are_shown(tmp_path):
@@ -248,7 +248,7 @@ def test_a_record_of_an_older_llmbench_has_fewer_facts(tmp_path):
     folder.append(record)
     told = facts(assert_safe(run_page(folder)))
     assert told["FLOPs of a step"] == "3.60 GFLOP"
-    assert not {"sampling", "busy", "communication", "scaling", "eager fp32 twice"} & set(told)
+    assert not {"sampling", "busy", "communication", "scaling efficiency", "eager fp32 twice"} & set(told)
 
 
 def test_rerun_narrows_to_workload_mode_and_world_size(tmp_path):

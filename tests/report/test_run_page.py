@@ -13,7 +13,7 @@ import pytest
 
 from llmbench.errors import UserError
 from llmbench.report import run_page, write_run_report
-from llmbench.results.schema import Energy, Error, Parity, Record, Run, Series, Throughput
+from llmbench.results.schema import Compile, Energy, Error, Parity, Rank, Record, Run, Series, Throughput
 from llmbench.results.store import RunFolder
 from tests import factory
 from tests.report.html_reader import Page
@@ -332,10 +332,11 @@ def mutated(value, choose):
 
 def page_of_mutants(path, choose):
     """Builds the page of a run whose numbers are absurd, as far as the store can read them back; counts those."""
-    folder = RunFolder.create(path, factory.make_run([]))
+    cases = [factory.planned("gpt-tiny", *one) for one in (("eager",), ("bf16",), ("compile+bf16",), ("ddp", 2))]
+    folder = RunFolder.create(path, factory.make_run(cases, ladder=["bf16", "compile"]))
     stored = 0
-    for mode in ("eager", "bf16", "compile"):
-        record, series = factory.ok_record(factory.planned("gpt-tiny", mode), steps=20)
+    for case in cases:
+        record, series = factory.ok_record(case, steps=20)
         record.energy = Energy(joules=1.0, source="x")
         record.memory.peak_allocated_bytes = record.memory.peak_reserved_bytes = 5
         for _ in range(20):
@@ -358,7 +359,7 @@ def test_the_same_absurd_number_everywhere(tmp_path, value):
     def choose(old):
         return value if isinstance(old, float) == isinstance(value, float) else old
 
-    assert page_of_mutants(tmp_path / "run", choose) == 3
+    assert page_of_mutants(tmp_path / "run", choose) == 4
 
 
 def test_absurd_numbers_here_and_there(tmp_path):
@@ -388,7 +389,13 @@ def test_hostile_text_stays_text_and_stays_visible(tmp_path):
     record.status, record.error = "failed", Error(type=HOSTILE, message=HOSTILE, hint=HOSTILE)
     record.config, record.metrics, record.facts = {HOSTILE: HOSTILE}, {HOSTILE: 1.0}, {HOSTILE: HOSTILE}
     record.loss.references[0].name = HOSTILE
-    record.energy_reason = record.noise.cause = record.parity and HOSTILE
+    record.energy_reason = record.noise.cause = record.hardware.reason = record.flops_source = HOSTILE
+    record.compile = Compile(graphs=1, graph_breaks=1, recompiles=0, reasons=[HOSTILE], cold_at=HOSTILE, cold_seconds=1)
+    record.ranks = [Rank(rank=0, host=HOSTILE, device=HOSTILE, window_seconds=1.0)]
+    record.parity.checks[0].tensor = record.parity.checks[0].reference = record.parity.checks[0].metric = HOSTILE
+    record.hardware.throttled = [HOSTILE]
+    record.error.rank, record.error.host = 3, HOSTILE
+    record.measured_peak.source = HOSTILE
     record.series, record.log = "series/x.json", "logs/x.log"
     (folder.path / "series/x.json").write_text(series.model_dump_json())
     (folder.path / "logs/x.log").write_text(HOSTILE * 3)

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from llmbench.worker.tensors import fingerprint
+from llmbench.worker.tensors import fingerprint, frozen_weights
 
 
 def values() -> torch.Tensor:
@@ -52,3 +52,18 @@ def test_parameters_and_empty_tensors() -> None:
 def test_the_order_counts() -> None:
     one, two = values(), torch.arange(9)
     assert fingerprint(one, two) != fingerprint(two, one)
+
+
+def test_the_frozen_weights_of_a_model() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    assert frozen_weights(model) == {}
+    model[0].requires_grad_(False)
+    before = frozen_weights(model)
+    assert before.keys() == {"0.weight", "0.bias"}
+    with torch.no_grad():
+        model[1].weight += 1
+        assert frozen_weights(model) == before
+        model[0].weight[1, 0] = torch.nextafter(model[0].weight[1, 0], torch.tensor(1e9))  # by the least that there is
+    after = frozen_weights(model)
+    assert after["0.weight"] != before["0.weight"]
+    assert after["0.bias"] == before["0.bias"]

@@ -119,7 +119,7 @@ def _speed(case: CaseView, record: Record, ratio: Speedup | None) -> Facts:
         facts.append(("speed-up over eager", f"{times(ratio.value)} ({times(low)} to {times(high)}{told})"))
     if record.scaling:
         found = record.scaling
-        facts.append(("scaling", f"{percent(found.efficiency)} of {found.reference} ({found.kind})"))
+        facts.append(("scaling efficiency", f"{percent(found.efficiency)} of {found.reference} ({found.kind})"))
     if record.step_seconds:
         low, high = record.step_seconds.ci95
         mean = f"mean {duration(record.step_seconds.mean)} ({duration(low)} to {duration(high)})"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from llmbench.worker.device import Device
 from llmbench.worker.events import Events, enter
+from llmbench.worker.measure.flops import count_flops
 from llmbench.worker.modes.precision import cast
 from llmbench.worker.prepare import build
 from llmbench.worker.tensors import fingerprint
@@ -59,6 +60,8 @@ def measure_reference(job: dict[str, Any], events: Events) -> dict[str, Any]:
         errors[precision] = _errors(found, exact)
     torch.save({"exact": {name: tensor.cpu() for name, tensor in exact.items()}, "errors": errors}, job["gradients"])
     same = all(torch.equal(first[name], second[name]) for name in first)
+    if job.get("count_flops"):
+        hashes |= count_flops(model, batch)
     return hashes | {"deterministic": same, "loss": loss}
 
 

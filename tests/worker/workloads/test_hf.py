@@ -89,19 +89,15 @@ def test_lora_adapts_the_same_base_by_the_same_updates(side_by_side: Callable[..
     """Also once the updates are no longer zero, which is how they begin."""
     (ours, our_model), (theirs, their_model) = side_by_side("lora")
     for workload, model in ((ours, our_model), (theirs, their_model)):
-        workload.before(model)
         train(workload, model)
     tokens_BT = ours.eval_CL[:2, :-1]
     our_logits = our_model(tokens_BT)[..., : ours.vocab_size]
     torch.testing.assert_close(their_model(tokens_BT), our_logits, rtol=1e-3, atol=1e-4)
-    our_facts, _ = ours.proofs(our_model)
     facts, wrong = theirs.proofs(their_model)
     assert wrong == []
-    assert facts["frozen_unchanged"] is True
     trained = sum(p.numel() for p in their_model.parameters() if p.requires_grad)
     assert trained == sum(p.numel() for p in our_model.parameters() if p.requires_grad)
     assert facts["merge_relative_difference"] < 1e-5
-    assert our_facts["frozen_unchanged"] is True
 
 
 @needs_hf
@@ -114,17 +110,6 @@ def test_the_merge_of_peft_is_of_a_copy(side_by_side: Callable[..., Any]) -> Non
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-@needs_hf
-def test_a_moved_base_is_caught(side_by_side: Callable[..., Any]) -> None:
-    _, (theirs, model) = side_by_side("lora")
-    theirs.before(model)
-    with torch.no_grad():
-        model.model.base_model.model.transformer.wte.weight[0, 0] += 1
-    facts, (message,) = theirs.proofs(model)
-    assert facts["frozen_unchanged"] is False
-    assert message == "frozen weights changed: model.base_model.model.transformer.wte.weight"
 
 
 @needs_hf

@@ -45,35 +45,16 @@ def test_all_is_proved_of_a_model_that_is_right(adapted: tuple[GPTLoRA, nn.Modul
     workload, model = adapted
     facts, wrong = workload.proofs(model)
     assert wrong == []
-    assert facts["frozen_unchanged"] is True
     assert 0 < facts["merge_relative_difference"] < 1e-5
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert facts["trainable_fraction"] == trained / sum(parameter.numel() for parameter in model.parameters())
     assert any(isinstance(module, LoRALinear) for module in model.modules())  # it was merged in a copy
 
 
-@pytest.mark.parametrize("name", ["token_embedding.weight", "blocks.1.attention.proj.base.weight", "norm.bias"])
-def test_a_frozen_weight_that_changed_is_caught(name: str, adapted: tuple[GPTLoRA, nn.Module]) -> None:
-    workload, model = adapted
-    with torch.no_grad():
-        weight = model.get_parameter(name).flatten()
-        weight[0] = torch.nextafter(weight[0], torch.tensor(1e9))  # by the least that there is
-    facts, wrong = workload.proofs(model)
-    assert facts["frozen_unchanged"] is False
-    assert wrong == [f"frozen weights changed: {name}"]
-
-
-def test_a_weight_that_is_no_longer_frozen_is_caught(adapted: tuple[GPTLoRA, nn.Module]) -> None:
-    workload, model = adapted
-    model.norm.bias.requires_grad_(True)
-    assert workload.proofs(model)[1] == ["frozen weights changed: norm.bias"]
-
-
 def test_a_wrong_merge_is_caught(adapted: tuple[GPTLoRA, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     workload, model = adapted
     monkeypatch.setattr(LoRALinear, "merged", lambda layer: layer.base)  # forgets the update
     facts, wrong = workload.proofs(model)
-    assert facts["frozen_unchanged"] is True
     assert facts["merge_relative_difference"] > 1e-3
     (message,) = wrong
     assert message.startswith("merged weights give other logits: relative difference ")

@@ -211,6 +211,7 @@ def _execute(session: Session) -> int:
 
 
 def _finish(folder: RunFolder, code: int, as_json: bool) -> int:
+    from llmbench.cli.peers import peers_table
     from llmbench.cli.tables import summary
     from llmbench.report import write_run_report
 
@@ -225,5 +226,6 @@ def _finish(folder: RunFolder, code: int, as_json: bool) -> int:
         }
         typer.echo(json.dumps(document, indent=2))
     else:
-        typer.echo(summary(run_, records, folder.path, report))
+        parts = [peers_table(records), summary(run_, records, folder.path, report)]
+        typer.echo("\n\n".join(filter(None, parts)))
     return code

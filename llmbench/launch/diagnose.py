@@ -20,7 +20,7 @@ _HINTS = (
     (r"Read-only file system|Permission denied", "point TMPDIR and TORCHINDUCTOR_CACHE_DIR to a folder you can write"),
     (r"CUDA driver version is insufficient|no kernel image", "torch and driver do not fit: `llmbench doctor`"),
     (r"CUDA was asked for", "use --device cpu, or let `llmbench doctor` say why torch sees no GPU"),
-    (r"collective mismatch", "the ranks call other collectives; with TORCH_DISTRIBUTED_DEBUG=DETAIL torch names them"),
+    (r"collective mismatch", "the ranks do not call the same collectives in the same order"),
 )
 
 
@@ -142,7 +142,8 @@ def _killed(case: Case, outcome: Outcome, number: int, rank: int | None = None) 
 
 
 def _smaller(case: Case) -> str:
-    half = case.config["global_batch_size"] // 2
+    config = case.config
+    half = config["global_batch_size"] // (2 * config["data_parallel"] if config["scaling"] == "weak" else 2)
     return (f"--set micro_batch_size={half}, " if half else "") + "a smaller size, or more memory"
 
 

@@ -300,7 +300,7 @@ def test_axe_finds_nothing(pages, open_page, name, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     # axe is injected as a script, which the page's own policy rightly forbids.
     opened = open_page(pages[name], color_scheme=scheme, bypass_csp=True)
-    # One that passed and the one that did not: axe takes a second for each that is open.
+    # The first ones and the last: axe takes a second for each that is open.
     opened.page.evaluate(
         "[...document.querySelectorAll('details')].forEach((d, i) => (d.open = i < 6 || d.matches('.one:last-child')))"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,18 @@ from llmbench.worker.modes.recompute import apply_recompute
 from llmbench.worker.world import World
 
 
+class Gradients(Protocol):
+    """Forward and backward pass of a batch of this rank; leaves gradients, returns the mean loss.
+
+    Attributes:
+        watch: makes the context of an instrument around each forward pass, where there is one to be told apart.
+    """
+
+    watch: Callable[[], AbstractContextManager[Any]]
+
+    def __call__(self, batch: tuple[Tensor, ...]) -> Tensor: ...
+
+
 @dataclass
 class Execution:
     """A model in its mode.
@@ -26,13 +38,12 @@ class Execution:
     Attributes:
         model: this rank's part of it; its parameters are to be trained.
         scaler: of the loss in float16; in other modes it passes everything through.
-        gradients: runs forward and backward pass of a batch of this rank, and returns its mean loss.
         tied: the tensors that two stages of a pipeline hold; None without one.
     """
 
     model: nn.Module
     scaler: torch.amp.GradScaler
-    gradients: Callable[[tuple[Tensor, ...]], Tensor]
+    gradients: Gradients
     tied: Any = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -60,6 +60,9 @@ class Pipeline:
         self._device = device
         self._inputs = stage.module.embed_inputs
         self._widths: list[int] = []
+        self.watch: Callable[[], AbstractContextManager[Any]] = (
+            nullcontext  # a schedule mixes forward and backward passes: there is nothing to watch apart
+        )
         group = world.mesh.get_group("pipeline")
         pipeline = PipelineStage(stage, world.rank, world.size, device.torch, group=group)
         self._schedule = Schedule1F1B(pipeline, micro_batches, loss_fn=self._loss)

@@ -181,7 +181,8 @@ def _resume(path: Path, as_json: bool, kind: ProgressKind) -> int:
     folder = RunFolder(path)
     run_ = folder.read_run()
     cases = [from_plan(planned) for planned in run_.cases]
-    with progress_of(kind) as progress, Target(run_.python, preload(cases)) as target:
+    there = run_.working_folder if Path(run_.working_folder).is_dir() else None
+    with progress_of(kind) as progress, Target(run_.python, preload(cases), there) as target:
         session = resume(folder, run_, target, progress)
         with session:
             code = _execute(session)

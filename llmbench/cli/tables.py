@@ -116,8 +116,8 @@ def summary(run: Run, records: list[Record], folder: Path, report: Path) -> str:
         _result_table(ran),
         ladder_table(run, records),
         _held_out(ran),
-        *map(_problem, problems),
-        "\n".join(_skips(skipped)),
+        *(_told(group, "\n    ") for group in _alike(problems)),
+        "\n".join(_told(group, " ", brief=True) for group in _alike(skipped)),
         _noise(records),
     ]
     missing = len(run.cases) - len(records)
@@ -131,23 +131,23 @@ def summary(run: Run, records: list[Record], folder: Path, report: Path) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _problem(record: Record) -> str:
-    hint = f"\n    {record.error.hint}" if record.error and record.error.hint else ""
-    return f"{status_word(record.status)} {record.case}: {_reason(record)}{hint}"
-
-
-def _skips(records: Sequence[Record]) -> list[str]:
-    """A line for each reason to skip: how many cases, which, and what would help."""
-    groups: dict[tuple[str, str | None], list[Record]] = {}
+def _alike(records: Sequence[Record]) -> list[list[Record]]:
+    """Records that ended in the same way for the same reason, together."""
+    groups: dict[tuple[str, str, str | None], list[Record]] = {}
     for record in records:
-        reason = record.error.message if record.error else "no reason was recorded"
-        groups.setdefault((reason, record.error.hint if record.error else None), []).append(record)
-    lines = []
-    for (reason, hint), group in groups.items():
-        fix = f" ({hint})" if hint else ""
-        amount = f"{len(group)} × " if len(group) > 1 else ""
-        lines.append(f"{status_word('skipped')} {amount}{_names(group)}: {reason}{fix}")
-    return lines
+        hint = record.error.hint if record.error else None
+        groups.setdefault((record.status, _reason(record), hint), []).append(record)
+    return list(groups.values())
+
+
+def _told(group: Sequence[Record], gap: str, *, brief: bool = False) -> str:
+    """How many cases, which, why, and behind ``gap`` what would help; briefly without the type of the error."""
+    error = group[0].error
+    amount = f"{len(group)} × " if len(group) > 1 else ""
+    reason = error.message if brief and error else _reason(group[0]) or "no reason was recorded"
+    hint = error.hint if error else None
+    fix = f"{gap}({hint})" if brief and hint else f"{gap}{hint}" if hint else ""
+    return f"{status_word(group[0].status)} {amount}{_names(group)}: {reason}{fix}"
 
 
 def _names(records: Sequence[Record], longest: int = 40) -> str:

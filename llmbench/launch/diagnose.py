@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import Any
 
 from llmbench.launch.target import Outcome, signal_name
@@ -11,9 +12,14 @@ from llmbench.results.schema import Error, Status
 from llmbench.suite.cases import Case
 
 LONGEST_MESSAGE = 300  # characters
+MOST_PLACES = 3  # of ranks, beside that of the one that is the cause
 PHASES = ("start", "build", "compile", "warmup", "timed", "communication", "evaluate")
-# Where a process stands that waits for others: in a collective, or in a backward pass whose gradients are reduced.
-_WAITING = r"torch/distributed/|torch/autograd/graph\.py in _engine_run_backward|torch/cuda/.* in synchronize"
+# Where a process stands that waits for others: in a collective, in a backward pass whose gradients are reduced, or at
+# the end.
+_WAITING = (
+    r"torch/distributed/|torch/autograd/graph\.py in _engine_run_backward|torch/cuda/.* in synchronize|multiprocessing/"
+)
+_LIBRARY = r"/torch/|/multiprocessing/"
 _HINTS = (
     (r"InvalidCxxCompiler|CppCompileError|CppCompilerError", "check that $CXX (or g++) compiles: `llmbench doctor`"),
     (r"No space left on device", "free the disk, or point TMPDIR, TORCHINDUCTOR_CACHE_DIR and --out to one with room"),
@@ -74,9 +80,12 @@ def _timeout(case: Case, outcome: Outcome, deadline: float) -> Error:
     places = {rank: _place(outcome, rank) for rank in sorted(outcome.ranks)}
     # Whoever waits for others is no cause of the wait; of the others, it is the one that got least far.
     rank = min(places, key=lambda each: (places[each].waits, places[each].progress, each))
-    others = ", ".join(f"rank {each} {places[each].text}" for each in places if each != rank)
+    others = [f"rank {each} {places[each].text}" for each in places if each != rank]
+    if len(others) > MOST_PLACES:
+        others[MOST_PLACES:] = [f"and {len(others) - MOST_PLACES} more"]
     host = outcome.ranks[rank].host
-    message = f"no end after {deadline:g} s: rank {rank} of {case.world_size} on {host} {places[rank].text}; {others}"
+    who = f"rank {rank} of {case.world_size} on {host}"
+    message = f"no end after {deadline:g} s: {who} {'; '.join([places[rank].text, *others])}"
     return Error(type="Timeout", message=message, hint=hint, rank=rank, host=host)
 
 
@@ -92,8 +101,9 @@ class _Place:
 def _place(outcome: Outcome, rank: int) -> _Place:
     state, log = outcome.ranks[rank], outcome.log_text(rank)
     phase = PHASES.index(state.phase) if state.phase in PHASES else -1
-    frames = _stack(log)
-    waits = bool(frames) and any(re.search(_WAITING, f"{file} in {function}") for file, _, function in frames[:3])
+    # A library that called back does not wait itself.
+    inside = takewhile(lambda frame: re.search(_LIBRARY, frame[0]), _stack(log))
+    waits = any(re.search(_WAITING, f"{file} in {function}") for file, _, function in islice(inside, 3))
     text = f"in phase {state.phase} after {state.steps} steps, {_where(log)}"
     return _Place(waits, (phase, state.steps), text)
 
@@ -104,9 +114,9 @@ def _phase(outcome: Outcome, rank: int | None) -> str:
 
 def _raised(case: Case, error: dict[str, Any]) -> tuple[Status, Error]:
     kind, message, where = str(error["type"]), str(error["message"]), error["where"]
-    if error["out_of_memory"]:
-        return "oom", Error(type=kind, message=_first_line(message), hint=_smaller(case))
     text = f"{_first_line(message)} ({where})" if where else _first_line(message)
+    if error["out_of_memory"]:
+        return "oom", Error(type=kind, message=text, hint=_smaller(case))
     return "failed", Error(type=kind, message=text, hint=_known(f"{kind}: {message}") or "its log holds the traceback")
 
 
@@ -152,8 +162,8 @@ def _where(log: str) -> str:
     frames = _stack(log)
     if not frames:
         return "it left no stack"
-    callers = [frame for frame in frames if "/torch/" not in frame[0]]
-    within = f", called at {_frame(callers[0])}" if callers and callers[0] != frames[0] else ""
+    caller = next((frame for frame in frames if not re.search(_LIBRARY, frame[0])), frames[0])
+    within = f", called at {_frame(caller)}" if caller != frames[0] else ""
     return f"last seen at {_frame(frames[0])}{within}"
 
 

@@ -272,7 +272,7 @@ def _uuids(run: Run) -> list[str] | None:
 
 def preload(cases: Sequence[Case]) -> list[str]:
     """Modules that each of these cases would have to import for itself: inductor takes longer than a small case."""
-    names = dict.fromkeys(name for case in cases for name in case.family.preload)
+    names = {"llmbench.worker.case": None} | dict.fromkeys(name for case in cases for name in case.family.preload)
     if any(compiles(case.mode) for case in cases):
         names["torch._inductor.compile_fx"] = None
     if any(parallel(case.mode) for case in cases):

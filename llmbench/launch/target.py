@@ -86,10 +86,12 @@ class Target:
     Args:
         python: the interpreter. llmbench need not be installed there.
         preload: modules that its server imports beside torch, once for all jobs.
+        folder: its working folder, from which a workload of the user's own is imported; by default ours.
     """
 
-    def __init__(self, python: str, preload: Sequence[str] = ()) -> None:
+    def __init__(self, python: str, preload: Sequence[str] = (), folder: str | None = None) -> None:
         self.python = python
+        self._folder = folder
         self.environ = os.environ | patience(os.environ)
         self._preload = preload
         self._log = tempfile.NamedTemporaryFile(prefix="llmbench-server-", suffix=".log")  # noqa: SIM115
@@ -215,6 +217,7 @@ class Target:
                 stdout=subprocess.PIPE,
                 stderr=self._log,
                 env=self.environ,
+                cwd=self._folder,
                 text=True,
                 start_new_session=True,
             )

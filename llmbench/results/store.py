@@ -15,8 +15,8 @@ from llmbench.results.schema import Record, Run, Series
 
 
 def slug(case: str) -> str:
-    """The case id as a file name."""
-    return case.replace("/", "__")
+    """The case id as a file name; a colon is none that every file system takes."""
+    return case.replace("/", "__").replace(":", ".")
 
 
 class RunFolder:

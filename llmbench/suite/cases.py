@@ -63,7 +63,8 @@ class Case:
     @property
     def work_per_step(self) -> int:
         """Tokens or samples of one step, over all ranks."""
-        return int(self.config["global_batch_size"] * (self.config.get("sequence_length") or 1))
+        tokens = self.config["sequence_length"] if self.family.unit == "tokens/s" else 1
+        return int(self.config["global_batch_size"] * tokens)
 
     @property
     def parameters(self) -> tuple[int, int] | None:
@@ -252,6 +253,6 @@ def _config(chosen: Workload, settings: dict[str, Any]) -> dict[str, Any]:
     nsp = config.pop("nsp")
     if family.objective == "masked":
         config["masked"] = max(1, round(MASKED_FRACTION * config["sequence_length"]))
-        if family.models == "own":
+        if family.name in ("bert", "hf-bert"):
             config["model"]["nsp"] = nsp
     return config

@@ -67,6 +67,8 @@ _TOGETHER = {frozenset({"fsdp", "tp"})}  # of one axis, and yet possible
 _REFUSED: dict[frozenset[str], str] = {
     frozenset({"pp", "accum4"}): "a pipeline splits the batch into micro-batches already",
     frozenset({"pp", "fp16"}): "each stage would scale its gradients by itself, and skip steps of its own",
+    frozenset({"tp", "fp16"}): "torch's GradScaler cannot judge tensors that are split beside others that are whole",
+    frozenset({"sac", "flex"}): "under selective checkpointing torch does not compile FlexAttention",
 }
 
 

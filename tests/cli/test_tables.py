@@ -106,6 +106,18 @@ def test_problems_have_cause_and_hint(modes):
     assert "INVALID gpt-tiny/fp16/ws1: it strays from gpt-tiny/eager/ws1 at step 17" in modes
 
 
+def test_problems_of_one_cause_stand_together(tmp_path):
+    cases = [factory.planned("gpt-tiny", mode) for mode in ("bf16+fsdp", "bf16+hsdp", "ddp")]
+    folder = RunFolder.create(tmp_path / "run", factory.make_run(cases))
+    for case, message in zip(cases, ("it broke", "it broke", "it broke too"), strict=True):
+        folder.append(
+            factory.broken_record(case, "failed", Error(type="RuntimeError", message=message, hint="mend it"))
+        )
+    text = printed(folder)
+    assert "FAIL 2 × bf16+fsdp, bf16+hsdp of gpt-tiny: RuntimeError: it broke\n    mend it" in text
+    assert "FAIL gpt-tiny/ddp/ws1: RuntimeError: it broke too\n    mend it" in text
+
+
 def test_noise_takes_one_line(tmp_path):
     cases = [factory.planned("gpt-tiny", mode) for mode in ("eager", "bf16", "compile")]
     folder = RunFolder.create(tmp_path / "run", factory.make_run(cases))

@@ -16,7 +16,7 @@ FIFTH = 5
 
 
 class Fails(Line):
-    """Asks ``fail`` on rank 1 at the fifth step."""
+    """Asks the workload to ``fail`` on rank 1 at the fifth step. In each step, it sums something over the ranks."""
 
     def __init__(self, workload: Failing) -> None:
         super().__init__()
@@ -24,17 +24,22 @@ class Fails(Line):
         self.calls = 0
 
     def forward(self, x_BI: Tensor, y_B1: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls == FIFTH and os.environ.get("RANK") == "1":
-            self.workload.fail()
+        if dist.is_initialized():
+            self.calls += 1
+            if self.calls == FIFTH and dist.get_rank() == 1:
+                self.workload.fail()
+            else:
+                self.workload.together()
         return super().forward(x_BI, y_B1)
 
 
 class Failing(Healthy):
-    absent = False
-
     def build(self) -> nn.Module:
         return Fails(self)
+
+    def together(self) -> None:
+        dist.all_reduce(torch.ones(1))
+        dist.broadcast(torch.ones(2), src=0)
 
     def fail(self) -> None:
         raise NotImplementedError
@@ -50,6 +55,11 @@ class IsKilled(Failing):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class IsTerminated(Failing):
+    def fail(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Crashes(Failing):
     def fail(self) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -60,9 +70,9 @@ class Leaves(Failing):
         os._exit(3)
 
 
-class RunsOutOfMemory(Failing):
+class HasNoMemory(Failing):
     def fail(self) -> None:
-        torch.empty(2**60, dtype=torch.uint8)
+        raise MemoryError
 
 
 class Stops(Failing):
@@ -75,29 +85,18 @@ class Sleeps(Failing):
         time.sleep(3600)
 
 
-class AsksForMore(Failing):
-    """Calls a collective that the others do not."""
-
+class CallsOneMore(Failing):
     def fail(self) -> None:
         dist.all_reduce(torch.ones(7))
+        self.together()
 
 
-class Skips(Failing):
-    """Does not take part in a collective of the others."""
-
-    def build(self) -> nn.Module:
-        return Counts(self)
-
+class CallsOneLess(Failing):
     def fail(self) -> None:
-        self.absent = True
+        dist.all_reduce(torch.ones(1))
 
 
-class Counts(Fails):
-    """Sums something over the ranks in every step."""
-
-    def forward(self, x_BI: Tensor, y_B1: Tensor) -> Tensor:
-        self.workload.absent = False
-        loss = super().forward(x_BI, y_B1)
-        if dist.is_initialized() and not self.workload.absent:
-            dist.all_reduce(torch.ones(1))
-        return loss
+class CallsInAnotherOrder(Failing):
+    def fail(self) -> None:
+        dist.broadcast(torch.ones(2), src=0)
+        dist.all_reduce(torch.ones(1))

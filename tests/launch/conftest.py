@@ -17,7 +17,7 @@ Train = Callable[[str], dict[str, Record]]
 
 
 def own(name: str) -> Workload:
-    """A workload of ``tests/launch`` as ``llmbench run`` finds it, without asking the interpreter: that takes seconds."""
+    """A workload of ``tests/launch`` as ``llmbench run`` finds it, without seconds to ask the interpreter for it."""
     if name in WORKLOADS:
         return WORKLOADS[name]
     about = {
@@ -33,18 +33,23 @@ def own(name: str) -> Workload:
 
 
 @pytest.fixture(scope="module")
-def train(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
-    """Runs a suite as ``llmbench run`` does, and returns its records; one started interpreter serves all of a module."""
+def train(
+    request: pytest.FixtureRequest, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Train]:
+    """Runs a suite as ``llmbench run`` does, and returns its records.
+
+    One server serves all suites of a test module, and imports once what the module names in ``PRELOAD``.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        with Target(sys.executable, DISTRIBUTED) as target:
+        with Target(sys.executable, [*DISTRIBUTED, *getattr(request.module, "PRELOAD", ())]) as target:
 
             def run(suite: str) -> dict[str, Record]:
                 folder = tmp_path_factory.mktemp("run")
                 file = folder / "suite.toml"
                 file.write_text(suite, encoding="utf-8")
-                request = Request(
+                asked = Request(
                     suite="suite",
                     suite_file=str(file),
                     description="",
@@ -56,7 +61,7 @@ def train(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
                     out=folder / "out",
                     command=[],
                 )
-                with start(request, target, Quiet()) as session:
+                with start(asked, target, Quiet()) as session:
                     return {record.case: record for record in session.execute()}
 
             yield run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class Healthy:
     """Learns a sum of squares."""
 
     unit = "samples/s"
-    settings = {"micro_batch_size": 32, "learning_rate": 0.02}
+    settings: ClassVar = {"micro_batch_size": 32, "learning_rate": 0.02}
 
     def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:
         self.config = config

@@ -91,7 +91,9 @@ def test_labels_of_charts_stay_within_them(smoke, ladder, modes, open_page):
 def test_ladder_and_many_modes_are_silent_and_nothing_sticks_out(ladder, modes, open_page, width, scheme):
     for path in (ladder, modes[1]):
         opened = open_page(path, viewport={"width": width, "height": 900}, color_scheme=scheme)
-        opened.page.evaluate("document.querySelectorAll('.panel details, .needs details').forEach((d) => (d.open = true))")
+        opened.page.evaluate(
+            "document.querySelectorAll('.panel details, .needs details').forEach((d) => (d.open = true))"
+        )
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
         assert opened.messages == []
         assert opened.requests == [path.resolve().as_uri()]

@@ -228,3 +228,9 @@ def test_colours_repeat_after_six_with_other_dashes():
     assert [ink(index).slot for index in range(8)] == [0, 1, 2, 3, 4, 5, 0, 1]
     assert ink(0).dash is None
     assert ink(0, 1).dash is not None
+
+
+def test_step_times_of_which_most_are_almost_nothing_have_a_histogram():
+    """The width of a bin by their quartiles is then too small for a float to hold their number."""
+    seconds = [0.0] * 4 + [1e-320] * 4 + [1.0]
+    assert histogram("t", seconds, ink(0)) is not None

@@ -208,10 +208,12 @@ def test_where_the_flops_come_from(tmp_path):
 def test_what_all_cases_share_is_told_once_and_each_keeps_its_own(tmp_path):
     cases = [factory.planned("gpt-tiny", mode) for mode in ("eager", "bf16", "compile", "accum4")]
     folder = RunFolder.create(tmp_path / "run", factory.make_run(cases))
+    same = factory.ok_record(cases[0])[0]
     for case in cases:
-        factory.add(folder, *factory.ok_record(case))
-    source = run_page(folder)
-    page = assert_safe(source)
+        record, series = factory.ok_record(case)
+        record.loss, record.throughput, record.parity = same.loss, same.throughput, same.parity
+        factory.add(folder, record, series)
+    page = assert_safe(run_page(folder))
     shared = page.one("details", id="shared").text
     assert "learning_rate" in shared
     assert "no temperature sensor" in shared
@@ -231,6 +233,19 @@ def test_a_setting_that_half_of_the_cases_have_is_told_by_each(tmp_path):
     for case in cases:
         factory.add(folder, *factory.ok_record(case))
     assert [one.text for one in Page(run_page(folder)).all("dt")].count("grad_accum") == 4
+
+
+def test_nothing_is_read_into_the_silence_of_a_case(tmp_path):
+    cases = [factory.planned("gpt-tiny", mode) for mode in ("eager", "bf16", "compile", "ac")]
+    folder = RunFolder.create(tmp_path / "run", factory.make_run(cases))
+    for case in cases:
+        record, series = factory.ok_record(case)
+        if case.mode == "ac":
+            del record.config["seed"]
+        factory.add(folder, record, series)
+    page = Page(run_page(folder))
+    assert "seed" not in page.one("details", id="shared").text
+    assert [one.text for one in page.all("dt")].count("seed") == 3
 
 
 def test_two_cases_share_nothing(tmp_path):

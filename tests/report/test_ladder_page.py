@@ -29,9 +29,7 @@ def rows(page, number):
 def test_rung_by_rung_speed_memory_parity_and_compiling(ladder):
     folder, page = ladder
     head, eager, bf16, _, compiled, *_ = rows(page, 0)
-    assert head == (
-        "Rung Speed ±95 % Over eager Over the rung before Memory Change Parity Of its limit Compile Warm"
-    )
+    assert head == ("Rung Speed ±95 % Over eager Over the rung before Memory Change Parity Of its limit Compile Warm")
     (gpt, _) = ladders(folder.read_run(), folder.records())
     rung = gpt.rungs[1]
     assert eager.startswith("eager 11.2 k tokens/s")
@@ -71,7 +69,7 @@ def test_charts_show_the_gain_of_each_rung_and_its_interval(ladder):
 
 def test_the_gist_names_the_fastest_and_the_lightest_rung(ladder):
     _, page = ladder
-    assert "fastest + chunked-ce: 2.05× eager · least memory + ac: −62 % of eager" in page.body
+    assert "fastest + chunked-ce: 2.05× eager · least memory + ac: −62 % against eager" in page.body
 
 
 def test_a_run_without_a_ladder_has_no_such_section(tmp_path):

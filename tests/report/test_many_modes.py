@@ -58,7 +58,7 @@ def test_modes_are_rows_by_kind_and_those_that_nowhere_ran_are_left_out(modes):
     assert groups["Parallel"].columns == ["gpt-tiny", "gpt-tiny ×2", "bert-tiny", "bert-tiny ×2"]
     lacking = [mode for mode in (*factory.SINGLE, *factory.PARALLEL) if set(mode.split("+")) & set(factory.LACKING)]
     assert table.left_out() == lacking
-    assert f"Not run: {', '.join(lacking)}." in page.body
+    assert f"No case ran of: {', '.join(lacking)}." in page.body
     captions = [caption.text for caption in page.all("caption") if caption.text in groups]
     assert captions == list(groups)
 
@@ -95,9 +95,51 @@ def test_a_panel_draws_what_matters(modes):
         assert not any(case.verdict.key == "skipped" for case in drawn)
 
 
+def test_the_fastest_and_the_lightest_are_drawn_wherever_they_stand(tmp_path):
+    """There are more things to show than places: the fastest is of the last kind, the lightest the slowest of all."""
+    speeds = {"eager": 100, "bf16": 130, "compile": 120, "ac": 110, "sdpa-math": 105, "fp16": 1, "tf32": 2}
+    speeds |= {"a": 125, "fused": 119, "sac": 109, "bf16-params": 50, "ddp": 121, "fsdp": 900}
+    cases = [factory.planned("gpt-tiny", mode) for mode in speeds]
+    folder = RunFolder.create(tmp_path / "run", factory.make_run(cases))
+    for case in cases:
+        record, _ = factory.ok_record(case)
+        record.throughput.value = float(speeds[case.mode])
+        record.memory.peak_rss_bytes = record.memory.start_rss_bytes + (1 if case.mode == "bf16-params" else 5000)
+        if case.mode in ("fp16", "tf32"):
+            factory.stray(record, step=3)
+        folder.append(record)
+    drawn = [case.column.mode for case in picked(views(folder))]
+    assert drawn == ["eager", "bf16", "compile", "ac", "fp16", "tf32", "bf16-params", "fsdp"]
+
+
+def test_what_did_not_run_takes_no_place_in_a_panel_of_many(tmp_path):
+    cases = [factory.planned("gpt-tiny", mode) for mode in factory.SINGLE]
+    folder = RunFolder.create(tmp_path / "run", factory.make_run(cases, status="interrupted"))
+    for case in cases[:2]:
+        factory.add(folder, *factory.ok_record(case))
+    folder.append(factory.unavailable(cases[2], "no compiler"))
+    folder.append(factory.broken_record(cases[3], "failed", None))
+    assert [case.column.mode for case in picked(views(folder))] == ["eager", "tf32", "fp16"]
+
+
 def test_few_cases_are_all_drawn(tmp_path):
     cases = views(factory.smoke_run(tmp_path / "run"))
     assert picked(of_workload(cases, "lora-tiny")) == of_workload(cases, "lora-tiny")
+
+
+def test_legend_and_charts_use_the_inks_of_what_is_drawn(modes):
+    """The eighth mode drawn is no further down the palette than the eighth, wherever the suite has it."""
+    folder, page = modes
+    cases = views(folder)
+    drawn = {case.id for name in ("gpt-tiny", "bert-tiny") for case in picked(of_workload(cases, name))}
+    names = {case.column.mode for case in cases if case.id in drawn}
+    legend = page.all("ul", class_="legend")[1]
+    inside = page.elements[page.elements.index(legend) :]
+    lines = [
+        one.attributes["class"].split()[1] for one in inside if one.attributes.get("class", "").startswith("line c")
+    ]
+    assert lines[:6] == [f"c{slot}" for slot in range(6)]
+    assert len(names) > 6
 
 
 def test_drawn_modes_have_inks_that_differ(modes):
@@ -211,3 +253,11 @@ def test_weight(tmp_path, modes):
     assert len(folder.records()) == 88
     assert len(run_page(folder).encode()) <= 400_000
     assert len(modes[1].source.encode()) <= 600_000
+
+
+def test_weight_where_every_case_is_noisy(tmp_path):
+    cases = [factory.planned(name, mode) for name in ("gpt-tiny", "bert-tiny") for mode in factory.PARALLEL]
+    folder = RunFolder.create(tmp_path / "run", factory.make_run(cases))
+    for case in cases:
+        factory.add(folder, *factory.ok_record(case, noisy=True, steps=30))
+    assert len(run_page(folder).encode()) <= 250_000

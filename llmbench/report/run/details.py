@@ -11,13 +11,15 @@ from markupsafe import Markup
 from llmbench.report.charts.strips import histogram, phases
 from llmbench.report.format import duration, shorten, si, times
 from llmbench.report.run.cases import CaseView
-from llmbench.report.run.facts import Section, measured, trained
+from llmbench.report.run.measured import measured
+from llmbench.report.run.section import Section
 from llmbench.report.run.speedup import Speedup
 from llmbench.report.run.summary import explain
+from llmbench.report.run.training import trained
 from llmbench.results.schema import Record
 
 MOST_CHARTED = 24
-"""Cases that have charts of their own; of more, those that the panels draw and those that did not simply pass."""
+"""Cases that have charts of their own; of more, those that the panels draw and those that went wrong."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Detail:
 def details(cases: Sequence[CaseView], drawn: Sequence[CaseView], ratios: Mapping[str, Speedup]) -> list[Detail]:
     """Of all these cases; ``drawn`` are those of the panels."""
     charted = {case.id for case in (cases if len(cases) <= MOST_CHARTED else drawn)}
-    charted |= {case.id for case in cases if case.verdict.key != "ok"}
+    charted |= {case.id for case in cases if case.verdict.tone == "bad"}
     return [_detail(case, ratios.get(case.id), charts=case.id in charted) for case in cases]
 
 

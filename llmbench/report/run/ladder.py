@@ -26,8 +26,6 @@ from llmbench.report.run.rungs import Ladder, Rung, ladders
 from llmbench.report.run.speedup import Speedup
 from llmbench.results.schema import Run
 
-_WIDTH = 560  # of a chart, in pixels
-
 
 @dataclass(frozen=True)
 class RungRow:
@@ -71,14 +69,8 @@ def _view(ladder: Ladder, cases: Mapping[str, CaseView]) -> LadderView:
             else RungRow(rung.name, case, [], shorten(rung.reason or NOTHING, 200))
             for rung, case in rungs
         ],
-        speed=bars(
-            f"Throughput of {name} over eager, by rung", [_speed(rung, case) for rung, case in rungs], width=_WIDTH
-        ),
-        memory=bars(
-            f"Peak memory of the training of {name} by rung",
-            [_memory(rung, case) for rung, case in rungs],
-            width=_WIDTH,
-        ),
+        speed=bars(f"Throughput of {name} over eager, by rung", [_speed(*both) for both in rungs]),
+        memory=bars(f"Peak memory of the training of {name} by rung", [_memory(*both) for both in rungs]),
     )
 
 
@@ -95,7 +87,7 @@ def _gist(ladder: Ladder) -> str:
     if light and eager and eager.memory_bytes:
         least = min(light, key=lambda rung: rung.memory_bytes or 0)
         change = (least.memory_bytes or 0) / eager.memory_bytes - 1
-        said.append(f"least memory {least.name}: {signed(change)} of eager" if least is not eager else "")
+        said.append(f"least memory {least.name}: {signed(change)} against eager" if least is not eager else "")
     return " · ".join(filter(None, said))
 
 

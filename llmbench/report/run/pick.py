@@ -44,7 +44,7 @@ def _by_importance(cases: Sequence[CaseView]) -> Iterator[CaseView]:
     for title in KINDS:
         yield from [case for case in fast if kind(case.column.mode) == title][:1]
     yield from fast
-    yield from cases
+    yield from [case for case in cases if case.verdict.key not in ("skipped", "missing")]
 
 
 def inked(cases: Sequence[CaseView], drawn: Sequence[CaseView]) -> list[CaseView]:

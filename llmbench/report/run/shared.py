@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmbench.report.run.details import Detail
-from llmbench.report.run.facts import CONFIGURATION, RESULTS, Section
+from llmbench.report.run.section import CONFIGURATION, RESULTS, Section
 
 _ENOUGH = 3  # cases, from which it pays to tell a fact once
 
@@ -24,17 +24,23 @@ class Shared:
 
 def told_once(details: Sequence[Detail]) -> tuple[list[Shared], list[Detail]]:
     """What all cases share, what those of one workload share, and the cases without it."""
-    shared: list[Shared] = []
-    common = _common(details)
-    rest = _lighter(details, common)
-    shared += _told(None, common)
+    of_all = _common(details)
+    shared = _told(None, of_all)
+    by_workload: dict[str, Common] = {}
     for workload in dict.fromkeys(detail.case.workload for detail in details):
-        mine = [detail for detail in rest if detail.case.workload == workload]
-        common = _common(mine, usual=True)
-        shared += _told(workload, common)
-        lighter = {detail.case.id: detail for detail in _lighter(mine, common)}
-        rest = [lighter.get(detail.case.id, detail) for detail in rest]
-    return shared, rest
+        found = _common([detail for detail in details if detail.case.workload == workload], usual=True)
+        by_workload[workload] = _beyond(found, of_all)
+        shared += _told(workload, by_workload[workload])
+    return shared, [_lighter(_lighter(detail, of_all), by_workload[detail.case.workload]) for detail in details]
+
+
+def _beyond(found: Common, told: Common) -> Common:
+    """What is found without what is told already."""
+    own = {
+        title: {name: text for name, text in facts.items() if told.get(title, {}).get(name) != text}
+        for title, facts in found.items()
+    }
+    return {title: facts for title, facts in own.items() if facts}
 
 
 def _told(scope: str | None, common: Common) -> list[Shared]:
@@ -76,11 +82,8 @@ def _terms(alike: Sequence[Section]) -> dict[str, str]:
     return {name: text for (name, text), amount in terms.items() if amount >= _ENOUGH}
 
 
-def _lighter(details: Sequence[Detail], common: Common) -> list[Detail]:
-    return [
-        replace(detail, measured=_own(detail.measured, common), trained=_own(detail.trained, common))
-        for detail in details
-    ]
+def _lighter(detail: Detail, common: Common) -> Detail:
+    return replace(detail, measured=_own(detail.measured, common), trained=_own(detail.trained, common))
 
 
 def _own(sections: Sequence[Section], common: Common) -> list[Section]:

@@ -8,6 +8,7 @@ from typing import Any
 from llmbench.worker.device import Device
 
 STEPS = 3
+WINDOW = "llmbench: profiled steps"
 
 
 def measure_communication(trainer: Any, device: Device) -> dict[str, Any] | None:
@@ -18,28 +19,42 @@ def measure_communication(trainer: Any, device: Device) -> dict[str, Any] | None
 
     Args:
         trainer: after its last step; it is stepped on, at learning rate zero.
+
+    Returns:
+        ``seconds_per_step``, and ``step_seconds`` of the same steps: the profiler makes them longer than others, so
+        shares are to be told of these. ``source`` says what was seen.
     """
     from torch.autograd import DeviceType
-    from torch.profiler import ProfilerActivity, profile
+    from torch.profiler import ProfilerActivity, profile, record_function
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.cuda else [])
     with profile(activities=activities) as profiler:
-        for _ in range(STEPS):
-            trainer.step()
+        trainer.step()  # here the ranks wait for the last one to start its profiler, which is no communication
         device.synchronize()
+        with record_function(WINDOW):
+            for _ in range(STEPS):
+                trainer.step()
+            device.synchronize()
     wanted, prefix = (DeviceType.CUDA, "nccl") if device.cuda else (DeviceType.CPU, "gloo:")
+    events = profiler.events()
+    window = next(event.time_range for event in events if event.name == WINDOW and event.device_type == DeviceType.CPU)
     spans = [
-        (event.time_range.start, event.time_range.end)
-        for event in profiler.events()
+        (max(event.time_range.start, window.start), min(event.time_range.end, window.end))
+        for event in events
         if event.device_type == wanted and event.name.startswith(prefix)
     ]
-    if not spans:
+    seconds = covered(spans) / 1e6
+    if not seconds:
         return None
-    return {"seconds_per_step": covered(spans) / 1e6 / STEPS, "source": f"torch.profiler, {prefix.rstrip(':')}"}
+    return {
+        "seconds_per_step": seconds / STEPS,
+        "step_seconds": (window.end - window.start) / 1e6 / STEPS,
+        "source": f"torch.profiler, {prefix.rstrip(':')}",
+    }
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """The length of the union of intervals."""
+    """The length of the union of intervals; those that end before they begin are empty."""
     total, end = 0.0, float("-inf")
     for begin, until in sorted(spans):
         total += max(0.0, until - max(begin, end))

@@ -1,15 +1,16 @@
-"""Whether a mode computes the right gradients: those of its first step against eager fp64 on the same weights and batch.
+"""Whether a mode computes the right gradients: those of its first step against eager fp64, same weights, same batch.
 
-The rule is that of torch's own benchmarks (``torch._dynamo.utils.same``): the error against fp64 may be a small multiple
-of the error that eager has in the same precision. It needs no tolerance for each model, as tensors whose gradient
-is rounding alone have an error as large in eager. Float8 has no eager equal: there the direction must be right.
+The rule is that of torch's own benchmarks (``torch._dynamo.utils.same``): the error against fp64 may be a small
+multiple of the error that eager has in the same precision. It needs no tolerance for each model, as tensors whose
+gradient is rounding alone have an error as large in eager. Float8 has no eager equal: there the direction must be
+right.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from llmbench.worker.device import Device
 from llmbench.worker.events import Events, enter
 from llmbench.worker.measure.flops import count_flops
-from llmbench.worker.modes.precision import cast
+from llmbench.worker.modes.precision import HALF
 from llmbench.worker.prepare import build
 from llmbench.worker.tensors import fingerprint
 from llmbench.worker.world import World, unwrapped, whole
@@ -27,12 +28,12 @@ from llmbench.worker.world import World, unwrapped, whole
 Gradients = dict[str, Tensor]
 
 # Of the error of eager in the same precision.
-MULTIPLE = {"fp32": 2.0, "tf32": 3.0, "bf16": 3.0, "fp16": 3.0, "bf16-params": 3.0}
+MULTIPLE = {"fp32": 2.0, "tf32": 3.0, "bf16": 3.0, "fp16": 3.0, "bf16-params": 3.0, "fp16-params": 3.0}
 # Of the tensor's own root mean square, and of that of all: what another order of the same sums explains.
-OWN = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2, "fp16": 2e-3, "bf16-params": 2e-2}
-ALL = {"fp32": 1e-6, "tf32": 1e-3, "bf16": 4e-3, "fp16": 1e-3, "bf16-params": 4e-3}
+OWN = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2, "fp16": 2e-3, "bf16-params": 2e-2, "fp16-params": 4e-3}
+ALL = {"fp32": 1e-6, "tf32": 1e-3, "bf16": 4e-3, "fp16": 1e-3, "bf16-params": 4e-3, "fp16-params": 1e-3}
 COSINE = 0.99  # of float8
-FP16_SCALE = 2.0**14  # far from under- and overflow for a reference; the mode's own scaler finds its own
+FP16_SCALE = 2.0**16  # where torch's scaler begins, too
 
 
 def measure_reference(job: dict[str, Any], events: Events) -> dict[str, Any]:
@@ -51,13 +52,11 @@ def measure_reference(job: dict[str, Any], events: Events) -> dict[str, Any]:
     hashes = {"weights_sha256": weights_fingerprint(model), "batches_sha256": fingerprint(*batches)}
     model = model.to(device.torch)
     batch = tuple(tensor[0].to(device.torch) for tensor in batches)
-    exact, loss = _gradients(model, batch, double=True)
-    first, _ = _gradients(model, batch)
-    second, _ = _gradients(model, batch)
+    exact, loss = _exact(model, batch)
+    first, second = (_eager(model, batch, "fp32", device) for _ in range(2))
     errors = {"fp32": _errors(first, exact)}
-    for precision in set(job["precisions"]) - {"fp32", "fp8"}:
-        found, _ = _gradients(model, batch, precision, device)
-        errors[precision] = _errors(found, exact)
+    for precision in _compared(job["precisions"]):
+        errors[precision] = _errors(_eager(model, batch, precision, device), exact)
     torch.save({"exact": {name: tensor.cpu() for name, tensor in exact.items()}, "errors": errors}, job["gradients"])
     same = all(torch.equal(first[name], second[name]) for name in first)
     if job.get("count_flops"):
@@ -65,37 +64,53 @@ def measure_reference(job: dict[str, Any], events: Events) -> dict[str, Any]:
     return hashes | {"deterministic": same, "loss": loss}
 
 
-def _gradients(
-    model: nn.Module,
-    batch: tuple[Tensor, ...],
-    precision: str = "fp32",
-    device: Device | None = None,
-    double: bool = False,
-) -> tuple[Gradients, float]:
-    """Of an untouched copy of the model."""
-    model = copy.deepcopy(model)
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext
-    scale = 1.0
-    if double:
-        model = model.double()
-        batch = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in batch)
-    elif precision == "bf16-params":
-        model = cast(model, [precision])
-    elif precision in ("bf16", "fp16"):
-        assert device is not None
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-        context = lambda: torch.autocast(device.kind, dtype=dtype)  # noqa: E731
-        scale = FP16_SCALE if precision == "fp16" else 1.0
+def _exact(model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Gradients, float]:
+    double = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in batch)
+    return _backward(copy.deepcopy(model).double(), double)
+
+
+def _eager(model: nn.Module, batch: tuple[Tensor, ...], precision: str, device: Device) -> Gradients:
+    """Those of an untouched copy of the model; in float16 at the largest scale of the loss at which none overflows."""
+    dtype = HALF[precision.removesuffix("-params")] if precision not in ("fp32", "tf32") else None
+    half_weights = precision.endswith("-params")
+    context = torch.autocast(device.kind, dtype) if dtype and not half_weights else nullcontext()
+    scale = FP16_SCALE if dtype == torch.float16 else 1.0
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
-        with context():
-            loss = model(*batch)
-        (loss * scale).backward()
+        while True:
+            copied = copy.deepcopy(model)
+            found, _ = _backward(copied.to(dtype) if half_weights else copied, batch, context, scale)
+            if scale == 1.0 or all(bool(gradient.isfinite().all()) for gradient in found.values()):
+                return found
+            scale /= 2
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _backward(
+    model: nn.Module,
+    batch: tuple[Tensor, ...],
+    context: AbstractContextManager[Any] | None = None,
+    scale: float = 1.0,
+) -> tuple[Gradients, float]:
+    with context or nullcontext():
+        loss = model(*batch)
+    (loss * scale).backward()
     found = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
     return {name: tensor if scale == 1.0 else tensor.double() / scale for name, tensor in found.items()}, loss.item()
+
+
+def _compared(precisions: Iterable[str]) -> list[str]:
+    """What eager must be measured in, besides fp32, for modes of these precisions; FSDP halves the weights as well."""
+    wanted = set(precisions) - {"fp32", "fp8"}
+    return sorted(wanted | {f"{precision}-params" for precision in wanted & {"bf16", "fp16"}})
+
+
+def arithmetic_of(model: nn.Module, precision: str) -> str:
+    """The arithmetic that a mode is held against: autocast computes products in half precision, FSDP2 everything."""
+    fully = precision in ("bf16", "fp16") and hasattr(model, "set_requires_gradient_sync")
+    return f"{precision}-params" if fully else precision
 
 
 def _errors(found: Gradients, exact: Gradients) -> dict[str, float]:
@@ -123,7 +138,7 @@ def compare_gradients(model: nn.Module, world: World, file: str, precision: str)
         ``value`` and ``limit`` of the tensor that left its limit furthest, or came closest to it, its name
         ``tensor``, ``metric`` and ``passed``.
     """
-    own = _compare_own(unwrapped(model).named_parameters(), world, file, precision)
+    own = _compare_own(unwrapped(model).named_parameters(), file, arithmetic_of(model, precision))
     found = [each for part in world.all(own) for each in part["found"]]
     seen = {name for part in world.all(own) for name in part["seen"]}
     missing = [name for name in torch.load(file, mmap=True, weights_only=True)["exact"] if name not in seen]
@@ -140,9 +155,7 @@ def compare_gradients(model: nn.Module, world: World, file: str, precision: str)
     }
 
 
-def _compare_own(
-    parameters: Iterable[tuple[str, nn.Parameter]], world: World, file: str, precision: str
-) -> dict[str, Any]:
+def _compare_own(parameters: Iterable[tuple[str, nn.Parameter]], file: str, precision: str) -> dict[str, Any]:
     reference = torch.load(file, mmap=True, weights_only=True)
     exact: Gradients = reference["exact"]
     sizes = sum(tensor.numel() for tensor in exact.values())
@@ -169,7 +182,8 @@ def _judge(
         value, limit = 1 - cosine, 1 - COSINE
     else:
         scale = size or all_rms or 1.0
-        allowed = MULTIPLE[precision] * errors[precision].get(name, 0.0) + OWN[precision] * size
+        eager = errors[precision].get(name, math.nan)
+        allowed = MULTIPLE[precision] * (eager if math.isfinite(eager) else 0.0) + OWN[precision] * size
         value, limit = _rms(mine - right) / scale, (allowed + ALL[precision] * all_rms) / scale
     excess = value / limit if limit else (0.0 if value == 0 else math.inf)
     return {"value": value, "limit": limit, "excess": excess if math.isfinite(value) else math.inf}

@@ -10,6 +10,7 @@ reason that stands in ``gpt.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +82,7 @@ class BERT(nn.Module):
     """The encoder with its heads. Without NSP there is no pooler either, so that every parameter is trained."""
 
     # What each end uses beside the blocks.
-    parts = {
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {
         "embed": ("token_embedding", "position_embedding", "segment_embedding", "embedding_norm"),
         "finish": ("mlm_head", "pooler", "nsp_head", "token_embedding"),
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,7 +66,10 @@ class GPT(nn.Module):
     """The decoder; its head is tied to the token embedding."""
 
     # What each end uses beside the blocks.
-    parts = {"embed": ("token_embedding", "position_embedding"), "finish": ("norm", "vocabulary", "token_embedding")}
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {
+        "embed": ("token_embedding", "position_embedding"),
+        "finish": ("norm", "vocabulary", "token_embedding"),
+    }
     embed_inputs = 1  # tensors of a batch that ``embed`` takes; the others go to ``finish``
 
     def __init__(self, config: GPTConfig) -> None:

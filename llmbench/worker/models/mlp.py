@@ -6,6 +6,7 @@ Letters in names are dimensions: B batch, I inputs, W ``d_hidden``, O outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,8 @@ class Block(nn.Module):
 class MLP(nn.Module):
     """The perceptron; ``blocks`` is empty for linear regression."""
 
-    parts = {"embed": (), "finish": ("head",)}  # what each end uses beside the blocks
+    # What each end uses beside the blocks.
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {"embed": (), "finish": ("head",)}
     embed_inputs = 1  # tensors of a batch that ``embed`` takes; the others go to ``finish``
 
     def __init__(self, config: MLPConfig) -> None:

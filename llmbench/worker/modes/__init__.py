@@ -74,7 +74,7 @@ def apply(
         if reason:
             raise Unavailable(reason)
     model = precision.apply_precision(model, mode)
-    model = attention.apply_attention(model, mode)
+    model = attention.apply_attention(model, mode, device, config.get("sequence_length"))
     if "chunked-ce" in mode:
         model = apply_chunked_ce(model)
     if "tp" in mode:
@@ -91,19 +91,21 @@ def apply(
 
     context = precision.autocast(mode, device)
     if "cpu-offload" in mode and not {"fsdp", "hsdp"} & set(mode):
-        context = offload.offloading(context)
+        context = offload.offloading(context, model)
     scaler = precision.scaler(mode, device)
     if "pp" in mode:
         from llmbench.worker.modes.pipeline import Pipeline, TiedGradients
 
         pipeline = Pipeline(model, world, device, config["grad_accum"], context)
         return Execution(model, scaler, pipeline, TiedGradients(model, world))
-    step_begins = torch.compiler.cudagraph_mark_step_begin if compile.cuda_graphs(mode, device) else _nothing
-    return Execution(model, scaler, MicroBatches(model, config["grad_accum"], context, sync, scaler, step_begins))
+    begin = compile.before_forward(model, mode, device, config["grad_accum"])
+    return Execution(model, scaler, MicroBatches(model, config["grad_accum"], context, sync, scaler, begin))
 
 
 class MicroBatches:
     """Forward and backward pass of a batch, one micro-batch after the other.
+
+    The first batch goes again at a smaller scale until its gradients do not overflow.
 
     Attributes:
         watch: makes the context of an instrument around each forward pass.
@@ -116,27 +118,32 @@ class MicroBatches:
         context: Callable[[], AbstractContextManager[Any]],
         sync: Sync,
         scaler: torch.amp.GradScaler,
-        step_begins: Callable[[], None],
+        before_forward: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self.count = count
         self.context = context
         self.sync = sync
         self.scaler = scaler
-        self.step_begins = step_begins
+        self.before_forward = before_forward
         self.watch: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._first = True
 
     def __call__(self, batch: tuple[Tensor, ...]) -> Tensor:
-        self.step_begins()
+        loss = self._accumulate(batch)
+        while self._first and precision.lowered(self.scaler, self.model):
+            self.model.zero_grad(set_to_none=True)
+            loss = self._accumulate(batch)
+        self._first = False
+        return loss
+
+    def _accumulate(self, batch: tuple[Tensor, ...]) -> Tensor:
         losses = []
         for index, part in enumerate(zip(*(tensor.chunk(self.count) for tensor in batch), strict=True)):
             with self.sync(index == self.count - 1):
+                self.before_forward()
                 with self.watch(), self.context():
                     loss = self.model(*part) / self.count
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
         return losses[0] if self.count == 1 else torch.stack(losses).sum()
-
-
-def _nothing() -> None:
-    return

@@ -7,9 +7,11 @@ import os
 import shutil
 import sysconfig
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from llmbench.worker.device import Device
@@ -44,9 +46,28 @@ def apply_compile(model: nn.Module, mode: list[str]) -> nn.Module:
     return model
 
 
-def cuda_graphs(mode: list[str], device: Device) -> bool:
-    """Whether a step must be marked as one, so that the memory of the graphs of the last can be used again."""
-    return device.cuda and bool({"reduce-overhead", "max-autotune"} & set(mode))
+def before_forward(model: nn.Module, mode: list[str], device: Device, micro_batches: int) -> Callable[[], None]:
+    """What to do before each forward pass, so that CUDA graphs may use the memory of the last one again.
+
+    A graph writes its gradients to the same place each time. Autograd takes those of the first micro-batch for the
+    sum itself, which the next one would overwrite (pytorch/pytorch#169545): so the sum gets a place of its own first.
+    """
+    if not (device.cuda and {"reduce-overhead", "max-autotune"} & set(mode)):
+        return lambda: None
+
+    def begin() -> None:
+        torch.compiler.cudagraph_mark_step_begin()
+        if micro_batches > 1:
+            keep_gradients(model)
+
+    return begin
+
+
+def keep_gradients(model: nn.Module) -> None:
+    """Gives every trained parameter without a gradient one of zeros."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def facts() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pipeline parallelism: consecutive blocks on each rank, micro-batches one after the other (1F1B, Narayanan et al. 2019)."""
+"""Pipeline parallelism: consecutive blocks on each rank, micro-batches in turn (1F1B, Narayanan et al. 2019)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Pipeline:
 
 
 class TiedGradients:
-    """Gradients of the tensors that the first and the last stage both hold, and use: their sum is that of the tensor."""
+    """Gradients of the tensors that the first and the last stage both use: their sum is that of the tensor."""
 
     def __init__(self, stage: Stage, world: World) -> None:
         own = {name: each for name, each in stage.module.named_parameters() if each.requires_grad}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from llmbench.worker.device import Device
+from llmbench.worker.world import whole
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "bf16-params": torch.bfloat16}
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
@@ -18,9 +19,9 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16
 
 def missing(part: str, device: Device) -> str | None:
     """Why this machine lacks the arithmetic, with the cure; None if it has it."""
-    if part in ("bf16", "bf16-params", "fp8") and device.cuda:
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            return f"{device.name} has no bfloat16 arithmetic: leave {part} out on this device"
+    half = part in ("bf16", "bf16-params", "fp8")
+    if half and device.cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return f"{device.name} has no bfloat16 arithmetic: leave {part} out on this device"
     if part == "tf32":
         if not device.cuda:
             return "TF32 is arithmetic of NVIDIA devices: run on CUDA"
@@ -45,10 +46,15 @@ def apply_precision(model: nn.Module, mode: list[str]) -> nn.Module:
     """Changes the layers where the precision is a property of them, and torch's switch for TF32."""
     torch.set_float32_matmul_precision("high" if "tf32" in mode else "highest")
     if "fp8" in mode:
-        from torchao.float8 import convert_to_float8_training
+        from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
-        # Sizes that are no multiple of 16 have no float8 kernel.
-        model = convert_to_float8_training(model, module_filter_fn=lambda module, name: _divisible(module))
+        # Sizes that are no multiple of 16 have no float8 kernel. Those of a layer are known; the rows of a batch are
+        # the inner size of the product for the gradient of the weight, and are padded where they must be.
+        model = convert_to_float8_training(
+            model,
+            module_filter_fn=lambda module, name: _divisible(module),
+            config=Float8LinearConfig(pad_inner_dim=True),
+        )
     return model
 
 
@@ -70,3 +76,18 @@ def autocast(mode: list[str], device: Device) -> Callable[[], AbstractContextMan
 def scaler(mode: list[str], device: Device) -> torch.amp.GradScaler:
     """Scales the loss so that small gradients do not vanish in float16; does nothing in other modes."""
     return torch.amp.GradScaler(device.kind, enabled="fp16" in mode)
+
+
+def lowered(scaler: torch.amp.GradScaler, model: nn.Module) -> bool:
+    """Whether the gradients that a model has now overflow, and may not at half the scale, which the scaler now has.
+
+    A scaler finds its scale by skipping the steps that overflow. A training whose first step is skipped has no
+    gradients to be judged by, and no optimizer state when memory is looked at.
+    """
+    if not scaler.is_enabled() or scaler.get_scale() <= 1.0:
+        return False
+    gradients = (whole(parameter.grad) for parameter in model.parameters() if parameter.grad is not None)
+    if all(bool(gradient.isfinite().all()) for gradient in gradients):
+        return False
+    scaler.update(scaler.get_scale() / 2)
+    return True

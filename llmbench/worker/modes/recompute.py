@@ -1,7 +1,8 @@
-"""Activation checkpointing: what the forward pass does not keep, the backward pass computes again (Chen et al. 2016)."""
+"""Activation checkpointing: what the forward pass does not keep, the backward computes again (Chen et al. 2016)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -33,13 +34,21 @@ def apply_recompute(model: nn.Module, mode: list[str]) -> nn.Module:
     """Wraps the forward pass of each block, in place: ``ac`` keeps its inputs, ``sac`` what ``KEPT`` names besides."""
     if not {"ac", "sac"} & set(mode):
         return model
-    contexts: dict[str, Any] = {}
+    # There is no dropout: no state of random generators to keep.
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if "sac" in mode:
-        contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     for block in blocks(model):
-        # There is no dropout: no state of random generators to keep.
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False, **contexts)
+        block.forward = _checkpointed(block.forward, options)
     return model
+
+
+def _checkpointed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    # Not a functools.partial: torch.compile of a block begins at a frame outside of torch, and there would be none.
+    def again(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, **options, **kwargs)
+
+    return again
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -1,4 +1,4 @@
-"""Tensor parallelism: whole heads of attention, and parts of each MLP, on every rank (Shoeybi et al. 2019, Megatron)."""
+"""Tensor parallelism: whole heads of attention and parts of each MLP on every rank (Megatron, Shoeybi et al. 2019)."""
 
 from __future__ import annotations
 

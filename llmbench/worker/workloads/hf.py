@@ -7,7 +7,6 @@ that transformers takes by itself, torch's ``scaled_dot_product_attention``.
 
 from __future__ import annotations
 
-import copy
 import importlib
 from types import ModuleType
 
@@ -199,6 +198,5 @@ class PeftLoRA(GPTLoRA):
         return CausalLM(model)
 
     def merged(self, model: nn.Module) -> nn.Module:
-        copied = copy.deepcopy(model)
-        copied.model = copied.model.merge_and_unload()
-        return copied
+        model.model = model.model.merge_and_unload()
+        return model

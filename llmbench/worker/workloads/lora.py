@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -46,15 +45,23 @@ class GPTLoRA(GPTLanguageModel):
 
     @torch.no_grad()
     def _merge_difference(self, model: nn.Module) -> float:
-        tokens_BT = self.eval_CL[:1, :-1].to(next(model.parameters()).device)
+        """Of a model as it is written and in fp32: what the arithmetic of a mode rounds is not the question here."""
+        device = next(model.parameters()).device
+        plain = self.build().to(device)
+        plain.load_state_dict(model.state_dict())
+        tokens_BT = self.eval_CL[:1, :-1].to(device)
         words = self.vocab_size  # the constant logits of the padding are so large that they hide the rest
-        adapted_BTV = model(tokens_BT)[..., :words]
-        merged_BTV = self.merged(model)(tokens_BT)[..., :words]
-        return _relative(merged_BTV, adapted_BTV)
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # without TF32
+        try:
+            adapted_BTV = plain(tokens_BT)[..., :words]
+            return _relative(self.merged(plain)(tokens_BT)[..., :words], adapted_BTV)
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     def merged(self, model: nn.Module) -> nn.Module:
-        """A copy of the model with the updates folded into its weights."""
-        return merge_lora(copy.deepcopy(model))
+        """The model with the updates folded into its weights, in place."""
+        return merge_lora(model)
 
 
 def _relative(value: Tensor, reference: Tensor) -> float:

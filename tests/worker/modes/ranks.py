@@ -1,4 +1,4 @@
-"""A process group that stays, so that one launch serves many tests: ranks that call functions when they are asked to."""
+"""A process group that stays: ranks that call functions when they are asked, so that one launch serves many tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from llmbench.worker.process import die_with
 
 FORK = multiprocessing.get_context("fork")
-SECONDS = 120.0
+SECONDS = 300.0
 
 
 class Ranks:

@@ -101,15 +101,24 @@ def test_lora_adapts_the_same_base_by_the_same_updates(side_by_side: Callable[..
 
 
 @needs_hf
-def test_the_merge_of_peft_is_of_a_copy(side_by_side: Callable[..., Any]) -> None:
+def test_the_proof_leaves_the_model_as_it_is(side_by_side: Callable[..., Any]) -> None:
     _, (theirs, model) = side_by_side("lora")
     train(theirs, model)
     before = copy.deepcopy(model.state_dict())
-    merged = theirs.merged(model)
-    assert not any("lora" in name for name in merged.state_dict())
+    theirs.proofs(model)
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+    assert not any("lora" in name for name in theirs.merged(model).state_dict())
+
+
+@needs_hf
+def test_a_wrong_merge_of_peft_is_caught(side_by_side: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, (theirs, model) = side_by_side("lora")
+    train(theirs, model)
+    monkeypatch.setattr(type(model.model), "merge_and_unload", lambda wrapped: wrapped.unload(), raising=False)
+    _, (message,) = theirs.proofs(model)
+    assert message.startswith("merged weights give other logits: relative difference ")
 
 
 @needs_hf

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -34,6 +35,13 @@ def progress_of(kind: ProgressKind, stream: TextIO | None = None) -> Quiet:
     return Plain(stream)
 
 
+def _steps_text(done: int | None, total: int) -> str:
+    """How far a case has come; beyond its training it is timed on."""
+    if not done:
+        return ""
+    return f", step {done} of {total}" if done <= total else f", step {done} ({done - total} beyond the training)"
+
+
 class Quiet:
     """Says nothing; the base of the others."""
 
@@ -43,6 +51,10 @@ class Quiet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        return
+
+    def follow(self, steps: Callable[[], int | None]) -> None:
+        """Gives it something to ask how many training steps the case in flight has done."""
         return
 
     def preparing(self, message: str) -> None:
@@ -66,6 +78,8 @@ class Plain(Quiet):
         self._now = ""
         self._began = 0.0
         self._phase = ""
+        self._steps: Callable[[], int | None] = lambda: None
+        self._total_steps = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -77,11 +91,15 @@ class Plain(Quiet):
         self._over.set()
         self._thread.join()
 
+    def follow(self, steps: Callable[[], int | None]) -> None:
+        self._steps = steps
+
     def preparing(self, message: str) -> None:
         self._print(message)
 
     def started(self, number: int, total: int, case: Case) -> None:
         self._now, self._phase, self._began = case.id, "start", time.monotonic()
+        self._total_steps = case.config["steps"]
 
     def phase(self, name: str) -> None:
         self._phase = name
@@ -93,7 +111,8 @@ class Plain(Quiet):
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):
             if self._now:
-                self._print(f"… {self._now}: {self._phase}, {time.monotonic() - self._began:.0f} s")
+                place = self._phase + _steps_text(self._steps(), self._total_steps)
+                self._print(f"… {self._now}: {place}, {time.monotonic() - self._began:.0f} s")
 
     def _print(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -112,6 +131,8 @@ class Live(Quiet):
         self._message = ""
         self._now = ""
         self._phase = ""
+        self._steps: Callable[[], int | None] = lambda: None
+        self._total_steps = 0
         self._number, self._total = 0, 0
         self._began = self._case_began = time.monotonic()
         self._over = threading.Event()
@@ -130,6 +151,9 @@ class Live(Quiet):
         for line in self._recent:
             self._console.print(line, markup=False, overflow="ellipsis", no_wrap=True)
 
+    def follow(self, steps: Callable[[], int | None]) -> None:
+        self._steps = steps
+
     def preparing(self, message: str) -> None:
         self._message = message
 
@@ -137,6 +161,7 @@ class Live(Quiet):
         self._message = ""
         self._number, self._total, self._now = number, total, case.id
         self._phase, self._case_began = "start", time.monotonic()
+        self._total_steps = case.config["steps"]
 
     def phase(self, name: str) -> None:
         self._phase = name
@@ -165,7 +190,8 @@ class Live(Quiet):
         if self._now:
             resting = " (the display rests while the clock runs)" if self._phase == TIMED else ""
             seconds = time.monotonic() - self._case_began
-            lines.append(Text(f"▶ {self._now}  {self._phase}{resting}  {seconds:.0f} s", style="bold", no_wrap=True))
+            place = self._phase + _steps_text(self._steps(), self._total_steps)
+            lines.append(Text(f"▶ {self._now}  {place}{resting}  {seconds:.0f} s", style="bold", no_wrap=True))
         if self._total:
             done = sum(self._counts.values())
             elapsed = time.monotonic() - self._began

@@ -165,6 +165,7 @@ def _start(request: Any, as_json: bool, kind: ProgressKind) -> int:
     from llmbench.launch.target import Target
 
     with progress_of(kind) as progress, Target(request.python, preload(request.cases)) as target:
+        progress.follow(target.steps_done)
         session = start(request, target, progress)
         with session:
             code = _execute(session)
@@ -183,6 +184,7 @@ def _resume(path: Path, as_json: bool, kind: ProgressKind) -> int:
     cases = [from_plan(planned) for planned in run_.cases]
     there = run_.working_folder if Path(run_.working_folder).is_dir() else None
     with progress_of(kind) as progress, Target(run_.python, preload(cases), there) as target:
+        progress.follow(target.steps_done)
         session = resume(folder, run_, target, progress)
         with session:
             code = _execute(session)

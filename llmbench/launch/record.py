@@ -133,7 +133,7 @@ def _measured(
                 references=[known for known in result["references"] if math.isfinite(known["value"])],
             ),
             "metrics": result["metrics"],
-            "facts": result["facts"],
+            "facts": result["facts"] | ({"no_gradient_parity": reference["reason"]} if "reason" in reference else {}),
             "noise": verdicts.noise(
                 throughput,
                 estimates.coefficient_of_variation(window),

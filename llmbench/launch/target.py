@@ -99,6 +99,7 @@ class Target:
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._job: int | None = None
+        self._heartbeat: Path | None = None
 
     def __enter__(self) -> Target:
         self._start()
@@ -150,10 +151,12 @@ class Target:
         with tempfile.TemporaryDirectory(prefix="llmbench-") as folder, OomCounter() as oom:
             result, heartbeat = Path(folder) / "result.json", Path(folder) / "steps"
             heartbeat.touch()
+            self._heartbeat = heartbeat
             files = {"result": str(result), "log": str(log.resolve()), "heartbeat": str(heartbeat)}
             begins = {rank: _size(log_of(log, rank)) for rank in range(job.get("world_size", 1))}
             self._send(job | files | {"asked_at": begin})
             self._watch(outcome, begin + deadline, on_event)
+            self._heartbeat = None
             steps = _counters(heartbeat)
             outcome.steps = min(steps, default=0)
             for rank, state in outcome.ranks.items():
@@ -164,6 +167,13 @@ class Target:
             outcome.oom_killed = oom.count() > 0
         outcome.wall_seconds = time.monotonic() - begin
         return outcome
+
+    def steps_done(self) -> int | None:
+        """Training steps of the job in flight, of the rank that is furthest behind; None while there is none."""
+        try:
+            return min(_counters(self._heartbeat), default=None) if self._heartbeat else None
+        except FileNotFoundError:
+            return None  # it ended just now
 
     def kill_job(self) -> None:
         """Kills the job in flight and all that it started."""

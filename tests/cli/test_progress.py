@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICK, Command
+from tests.conftest import QUICK, Command, wait_for
 
 ESCAPE = "\x1b"
 
@@ -57,3 +58,21 @@ def test_in_a_terminal(
     assert process.wait() == 0
     assert (ESCAPE.encode() in shown) is live
     assert b"regression-linear/eager/ws1" in shown
+
+
+def test_a_long_case_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmbench.cli import progress as module
+    from llmbench.cli.options import ProgressKind
+    from llmbench.suite.cases import resolve
+    from llmbench.suite.load import find
+
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
+    stream = io.StringIO()
+    case = resolve(find("smoke"), workloads=["gpt"], modes=["eager"])[0]
+    with module.progress_of(ProgressKind.plain, stream) as progress:
+        progress.follow(lambda: 57)
+        progress.started(1, 1, case)
+        progress.phase("timed")
+        wait_for(lambda: "step 57 of 100" in stream.getvalue())
+        progress.follow(lambda: 130)
+        wait_for(lambda: "step 130 (30 beyond the training)" in stream.getvalue())

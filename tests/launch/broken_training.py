@@ -161,6 +161,20 @@ def _add(model: nn.Module, sign: float) -> None:
     model.hidden.weight += sign * (model.B.weight @ model.A.weight + 1)
 
 
+class Narrow(Line):
+    def forward(self, x_BI: Tensor, y_B1: Tensor) -> Tensor:
+        if x_BI.dtype == torch.float64:
+            raise TypeError("no kernel for double")
+        return super().forward(x_BI, y_B1)
+
+
+class NoDouble(Healthy):
+    """A model that cannot be run in fp64, so that there is nothing to hold its gradients against."""
+
+    def build(self) -> nn.Module:
+        return Narrow()
+
+
 class Noisy(Line):
     def forward(self, x_BI: Tensor, y_B1: Tensor) -> Tensor:
         return super().forward(x_BI * (1 + 1e-7 * torch.randn_like(x_BI)), y_B1)

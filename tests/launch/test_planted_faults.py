@@ -115,6 +115,13 @@ def test_eager_that_is_not_deterministic_is_told(train: Train) -> None:
     assert planted(train, "Underflows", HEALTHY).parity.deterministic is True
 
 
+def test_gradients_that_nobody_could_compare_are_told(train: Train) -> None:
+    record = planted(train, "NoDouble", HEALTHY, "bf16")
+    assert record.status == "ok"
+    assert record.facts["no_gradient_parity"].startswith("no kernel for double")
+    assert [check.reference for check in record.parity.checks] == ["broken_training:NoDouble/eager/ws1"]
+
+
 def test_the_command_says_it_too(llmbench: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         f'workloads = ["tests.launch.broken_training:NeverReduced", "regression-linear"]\n'

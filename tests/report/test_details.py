@@ -160,7 +160,7 @@ def test_hardware_of_a_gpu_that_was_throttled(tmp_path):
     assert told["power"] == "655 W (600 to 701)"
     assert told["busy"] == "98 % (90 % to 100 %)"
     assert told["clock held down by"] == "power cap, thermal"
-    assert told["samples"] == "44 (NVML)"
+    assert (told["samples"], told["sampled from"]) == ("44", "NVML")
     assert told["not known"] == "no memory clock"
     assert "memory clock" not in told
 

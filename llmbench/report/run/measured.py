@@ -59,7 +59,8 @@ def _speed(case: CaseView, record: Record, ratio: Speedup | None) -> Facts:
         mean = f"mean {duration(record.step_seconds.mean)} ({duration(low)} to {duration(high)})"
         facts.append(("step time", f"median {duration(record.step_seconds.median)}, {mean}"))
     if record.noise:
-        cause = f": {record.noise.cause}" if record.noise.cause else ""
+        # Of a noisy case the cause stands above.
+        cause = f": {record.noise.cause}" if record.noise.cause and case.verdict.key != "noisy" else ""
         facts.append(("noise", f"{record.noise.verdict}, step times vary by {percent(record.noise.cv)}{cause}"))
     if record.communication:
         found_share = f"{percent(record.communication.share)} of a step"
@@ -160,7 +161,8 @@ def _state(found: Hardware | None) -> Facts:
         ("power", _range(found.power_watts, "W")),
         ("busy", f"{percent(busy.mean)} ({percent(busy.low)} to {percent(busy.high)})" if busy else NOTHING),
         ("clock held down by", ", ".join(found.throttled) or NOTHING),
-        ("samples", f"{found.samples} ({found.source})"),
+        ("samples", str(found.samples)),
+        ("sampled from", found.source),
         ("not known", found.reason or NOTHING),
     ]
 

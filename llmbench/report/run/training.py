@@ -46,7 +46,7 @@ def _training(case: CaseView, record: Record) -> Facts:
     return [
         *facts,
         *((metric_title(name), metric_text(name, value)) for name, value in record.metrics.items()),
-        ("log", record.log or NOTHING),
+        ("log", record.log if record.log and case.verdict.tone == "bad" else NOTHING),
         ("series", case.series_fault or NOTHING),
     ]
 

@@ -17,40 +17,44 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from llmbench.worker.process import die_with
 
 FORK = multiprocessing.get_context("fork")
-SECONDS = 300.0
+SECONDS = 280.0  # an answer may have to be compiled
 
 
 class Ranks:
-    """Ranks on gloo, launched by torch's elastic launcher in a process of its own."""
+    """Ranks on gloo, launched by torch's elastic launcher in a process of its own when they are first asked."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._asked = [FORK.SimpleQueue() for _ in range(size)]
-        self._told = FORK.Queue()
-        self._launcher = FORK.Process(target=_launch, args=(size, self._asked, self._told, os.getpid()))
-        self._launcher.start()
+        self._launcher: Any = None
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What the function returns on each rank. All of them call it at the same time."""
+        """What the function returns on each rank. All of them call it at the same time.
+
+        Raises:
+            RuntimeError: it raised on a rank; the others may wait for that one, so all are ended.
+        """
+        if self._launcher is None:
+            self._start()
         for queue in self._asked:
             queue.put((function, arguments))
-        answers = dict(self._answer() for _ in range(self.size))
-        return [answers[rank] for rank in range(self.size)]
+        answers = [self._told.get(timeout=SECONDS) for _ in range(self.size)]
+        for rank, _, error in answers:
+            if error:
+                self.close()
+                raise RuntimeError(f"rank {rank}: {error}")
+        return [value for _, value, _ in sorted(answers, key=lambda answer: answer[0])]
 
-    def _answer(self) -> tuple[int, Any]:
-        rank, value, error = self._told.get(timeout=SECONDS)
-        if error:
-            self.close()
-            raise RuntimeError(f"rank {rank}: {error}")
-        return rank, value
-
-    @property
-    def alive(self) -> bool:
-        return self._launcher.is_alive()
+    def _start(self) -> None:
+        self._asked = [FORK.SimpleQueue() for _ in range(self.size)]
+        self._told = FORK.Queue()
+        self._launcher = FORK.Process(target=_launch, args=(self.size, self._asked, self._told, os.getpid()))
+        self._launcher.start()
 
     def close(self) -> None:
-        self._launcher.kill()  # the ranks die with it
-        self._launcher.join()
+        if self._launcher is not None:
+            self._launcher.kill()  # the ranks die with it
+            self._launcher.join()
+            self._launcher = None
 
 
 def _launch(size: int, asked: list[Any], told: Any, parent: int) -> None:

@@ -1,43 +1,49 @@
-"""Trains a few steps in a mode, as a case does, and shows what a record does not: gradients and weights."""
+"""Trains a few steps in a mode, as a case does, and shows what a record does not: gradients, moments and weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmbench.suite.layout import batches as batch_sizes
 from llmbench.suite.layout import degrees
 from llmbench.worker.device import Device
 from llmbench.worker.loop import Trainer
 from llmbench.worker.measure.parity import compare_gradients
-from llmbench.worker.modes import apply, precision
+from llmbench.worker.modes import Execution, apply, precision
 from llmbench.worker.optimizer import adamw
 from llmbench.worker.prepare import build
 from llmbench.worker.world import World, gather_weights, place, unwrapped, whole
 
 Job = dict[str, Any]
+Tensors = dict[str, Tensor]
+CPU = Device("cpu")
 LAYOUT = {"tensor_parallel_size": None, "pipeline_micro_batches": 4, "scaling": "strong"}
 
 
 @dataclass
 class Found:
-    """Of a training: whole tensors, whatever the ranks hold of them.
+    """Of a training: whole tensors by name, whatever the ranks hold of them.
 
     Attributes:
         losses: of each step, over the global batch.
         gradients: of the first step, before they are clipped.
+        moments: the optimizer's first ones after the first step, a tenth of the clipped gradients.
         weights: after the last step.
-        parity: the first step's gradients against the reference, if the job names one.
+        parity: the first step's gradients against the reference.
+        held: shapes of the parameters that this rank holds.
     """
 
     losses: list[float]
-    gradients: dict[str, Tensor]
-    weights: dict[str, Tensor]
-    parity: dict[str, Any] | None
+    gradients: Tensors
+    moments: Tensors
+    weights: Tensors
+    parity: dict[str, Any]
+    held: dict[str, tuple[int, ...]]
 
 
 def laid_out(job: Job, world_size: int = 1) -> Job:
@@ -48,32 +54,50 @@ def laid_out(job: Job, world_size: int = 1) -> Job:
     return job | {"config": job["config"] | layout | batch_sizes(mode, settings, layout)}
 
 
-def train(job: Job, steps: int = 1) -> Found:
-    device, config, mode = Device("cpu"), job["config"], job["mode"]
-    world = place(mode, config, device) if dist.is_initialized() else World()
+def prepared(job: Job) -> tuple[Trainer, Execution, World]:
+    """A trainer of this rank's part, within the process group if there is one."""
+    config, mode = job["config"], job["mode"]
+    world = place(mode, config, CPU) if dist.is_initialized() else World()
     _, model, batches = build(job)
-    execution = apply(precision.cast(model, mode), mode, device, config, world)
+    execution = apply(precision.cast(model, mode), mode, CPU, config, world)
     optimizer = adamw(execution.model, config["learning_rate"], config["weight_decay"], "fused" in mode)
     own = tuple(tensor.chunk(world.data_size, dim=1)[world.data_rank] for tensor in batches)
     trainer = Trainer(execution, own, optimizer, lambda step: config["learning_rate"], config["clip_norm"])
-    parity, gradients = None, {}
+    return trainer, execution, world
+
+
+def train(job: Job, steps: int) -> Found:
+    """Trains so many steps; all ranks must."""
+    trainer, execution, world = prepared(job)
+    model = execution.model
     for step in range(steps):
         trainer.compute_gradients()
         if step == 0:
-            gradients = gather_gradients(execution.model, world)
-            if job.get("gradients"):
-                parity = compare_gradients(execution.model, world, job["gradients"], job["precision"])
+            gradients = gather(model, world, lambda parameter: parameter.grad)
+            parity = compare_gradients(model, world, job["gradients"], job["precision"])
         trainer.update()
+        if step == 0:
+            state = trainer.optimizer.state
+            moments = gather(model, world, lambda parameter: state.get(parameter, {}).get("exp_avg"))
     losses = trainer.losses[:steps].clone()
-    if "pp" in mode:
+    if "pp" in job["mode"]:
         dist.all_reduce(losses)
-    return Found(world.data_mean(losses).tolist(), gradients, gather_weights(execution.model, world), parity)
+    return Found(
+        losses=world.data_mean(losses).tolist(),
+        gradients=gradients,
+        moments=moments,
+        weights=gather_weights(model, world),
+        parity=parity,
+        held={name: tuple(local(each).shape) for name, each in unwrapped(model).named_parameters()},
+    )
 
 
-def gather_gradients(model: torch.nn.Module, world: World) -> dict[str, Tensor]:
-    own = {
-        name: whole(each.grad).detach().clone()
-        for name, each in unwrapped(model).named_parameters()
-        if each.grad is not None
-    }
-    return {name: tensor for part in world.all(own) for name, tensor in part.items()}
+def gather(model: nn.Module, world: World, of: Callable[[nn.Parameter], Tensor | None]) -> Tensors:
+    """A tensor of each parameter that has one, whole; in a pipeline those of all stages."""
+    own = {name: of(parameter) for name, parameter in unwrapped(model).named_parameters()}
+    found = {name: whole(tensor.detach()).clone() for name, tensor in own.items() if tensor is not None}
+    return {name: tensor for part in world.all(found) for name, tensor in part.items()}
+
+
+def local(tensor: Tensor) -> Tensor:
+    return tensor.detach().to_local() if hasattr(tensor, "to_local") else tensor.detach()

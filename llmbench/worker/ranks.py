@@ -84,10 +84,14 @@ def _rank(job: Job, events: Events, work: Callable[[Job, Events], dict[str, Any]
     events.send("rank", pid=os.getpid(), host=socket.gethostname())
     result = work(job, events)
     write_json(_result_of(job, rank), result)
-    if "error" in result:
+    if _failed(result):
         sys.stderr.flush()
         time.sleep(STAY_SECONDS)
         os._exit(1)
+
+
+def _failed(result: dict[str, Any]) -> bool:
+    return "error" in result or "unavailable" in result
 
 
 def _log_of(log: str, rank: int) -> str:
@@ -114,12 +118,14 @@ def _merge(results: list[dict[str, Any]], died: tuple[int, int] | None) -> dict[
         died: rank and exit code (negative for a signal) of the one that ended badly first; it stopped all others.
     """
     host = socket.gethostname()
-    if died and "error" not in results[died[0]]:
+    if died and not _failed(results[died[0]]):
         rank, code = died
         return {"error": ({"signal": -code} if code < 0 else {"exit": code}) | {"rank": rank, "host": host}}
+    unavailable = next((result for result in results if "unavailable" in result), None)
+    if unavailable:
+        return unavailable
     raised = [(result["error"]["at"], rank) for rank, result in enumerate(results) if "error" in result]
     if raised:
         rank = min(raised)[1]
         return {"error": results[rank]["error"] | {"rank": rank, "host": host}}
-    unavailable = next((result for result in results if "unavailable" in result), None)
-    return unavailable or results[0] | {"ranks": [result["rank"] for result in results]}
+    return results[0] | {"ranks": [result["rank"] for result in results]}

@@ -11,6 +11,7 @@ import torch
 
 from llmbench.suite import costs
 from llmbench.worker.case import run_case, train_base
+from llmbench.worker.methods.lora import LoRALinear
 
 from .conftest import OURS, Events, Job, configuration
 
@@ -95,6 +96,32 @@ def test_the_input_wait_is_that_of_the_window_only(job: Callable[..., Job], monk
 
 
 # LoRA's base
+
+
+def test_a_base_that_training_moves_is_wrong(job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_case(job("lora"), Events())["facts"]["frozen_unchanged"] is True
+    original = LoRALinear.forward
+
+    @torch.no_grad()
+    def move(layer: LoRALinear) -> None:
+        weight = layer.base.weight
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(1e9))  # by the least that there is
+
+    def moving(layer: LoRALinear, x_I: torch.Tensor) -> torch.Tensor:
+        move(layer)
+        return original(layer, x_I)
+
+    monkeypatch.setattr(LoRALinear, "forward", moving)
+    found = run_case(job("lora"), Events())
+    assert found["facts"]["frozen_unchanged"] is False
+    assert found["wrong"] == [
+        "frozen weights changed: "
+        + ", ".join(f"blocks.{name}.base.weight" for name in ("0.attention.qkv", "0.attention.proj", "1.attention.qkv"))
+    ]
+
+
+def test_a_model_without_frozen_weights_proves_nothing_of_them(job: Callable[..., Job]) -> None:
+    assert "frozen_unchanged" not in run_case(job("gpt"), Events())["facts"]
 
 
 def test_a_base_is_trained_and_kept(data: dict[str, Any], tmp_path: Path, events: Events) -> None:

@@ -156,8 +156,14 @@ def test_a_result_is_worth_nothing_if_the_rank_crashed_after_it(launch: Callable
     assert launch(work) == {"error": {"signal": signal.SIGALRM, "rank": 1, "host": HOST}}
 
 
-def test_what_a_rank_lacks_is_a_reason_to_skip(launch: Callable[..., Any]) -> None:
-    assert launch(lambda job, events: {"unavailable": "no such thing"}) == {"unavailable": "no such thing"}
+def test_what_one_rank_lacks_is_a_reason_to_skip(launch: Callable[..., Any]) -> None:
+    def work(job: Job, events: Any) -> dict[str, Any]:
+        if rank() == 1:
+            return {"unavailable": "no such thing"}
+        time.sleep(100)  # for the other
+        return {"rank": {}}
+
+    assert launch(work) == {"unavailable": "no such thing"}
 
 
 def test_more_ranks_than_cuda_devices() -> None:

@@ -69,10 +69,12 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
-    """On a CUDA machine, with the torch that is there: tests, doctor, all modes, the peers, the reference, the operators."""
+    """On a CUDA machine, with the torch that is there: tests, doctor, modes, peers, reference, operators."""
     session.run("python", "-m", "pytest", "-m", "gpu", "-n", "0")
     session.run("python", "-m", "llmbench", "doctor", "--deep", success_codes=[0, 1])
     for suite in ("modes", "peers", "reference"):
         out = Path("reports", "runs", f"gpu-{suite}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
-        session.run("python", "-m", "llmbench", "run", suite, "--device", "cuda", "--out", str(out), success_codes=[0, 3])
+        session.run(
+            "python", "-m", "llmbench", "run", suite, "--device", "cuda", "--out", str(out), success_codes=[0, 3]
+        )
     _micro(session, "python -m pytest", "python -m llmbench", where="gpu-micro")

@@ -2,8 +2,8 @@
 
     python suites/sampling.py [--windows 300]
 
-Prints for several kinds of noise, and for one, two and three looks in a row that must find the interval within ±2 %, how
-many of the 95 % intervals hold the true mean, and how many steps were timed.
+Prints for several kinds of noise, and for one, two and three looks in a row that must find the interval within ±2 %,
+how many of the 95 % intervals hold the true mean, and how many steps were timed.
 """
 
 from __future__ import annotations

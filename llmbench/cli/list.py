@@ -51,13 +51,12 @@ def list_(
 
 
 def _workloads() -> list[dict[str, Any]]:
-    from llmbench.suite import costs
     from llmbench.suite.workloads import WORKLOADS
 
     return [
         {
             "workload": name,
-            "parameters": f"{costs.parameters(w.family.name, w.size.model, lora_rank=8 if w.family.base else None)[0]:,}",
+            "parameters": f"{_parameters(w):,}",
             "batch": " × ".join(
                 str(w.size.settings[key]) for key in ("micro_batch_size", "sequence_length") if key in w.size.settings
             ),
@@ -65,6 +64,13 @@ def _workloads() -> list[dict[str, Any]]:
         }
         for name, w in WORKLOADS.items()
     ]
+
+
+def _parameters(workload: Any) -> int:
+    from llmbench.suite import costs
+
+    rank = 8 if workload.family.base else None
+    return costs.parameters(workload.family.name, workload.size.model, lora_rank=rank)[0]
 
 
 def _modes() -> list[dict[str, Any]]:

@@ -38,7 +38,8 @@ def run(
         str, typer.Option("--python", help="Interpreter that trains; llmbench need not be installed there.")
     ] = sys.executable,
     world_size: Annotated[
-        list[int] | None, typer.Option("--world-size", min=1, help="Processes of a parallel mode, instead of the suite's.")
+        list[int] | None,
+        typer.Option("--world-size", min=1, help="Processes of a parallel mode, instead of the suite's."),
     ] = None,
     device: Annotated[DeviceKind, typer.Option(help="Where to train.")] = DeviceKind.auto,
     data: Annotated[

@@ -95,14 +95,20 @@ def lora_base(target: Target, case: Case, data: Data, device: str, log: Path, on
         BaseError: the job that trains them failed.
     """
     size = case.workload.removeprefix(f"{case.family.name}-")
-    batch = case.config["global_batch_size"] // (case.config["data_parallel"] if case.config["scaling"] == "weak" else 1)
-    config = case.training | ONE_PROCESS | {
-        "family": "gpt",
-        "steps": case.config["base_steps"],
-        "learning_rate": FAMILIES["gpt"].sizes[size].settings["learning_rate"],
-        "global_batch_size": batch,
-        "micro_batch_size": batch,
-    }
+    batch = case.config["global_batch_size"] // (
+        case.config["data_parallel"] if case.config["scaling"] == "weak" else 1
+    )
+    config = (
+        case.training
+        | ONE_PROCESS
+        | {
+            "family": "gpt",
+            "steps": case.config["base_steps"],
+            "learning_rate": FAMILIES["gpt"].sizes[size].settings["learning_rate"],
+            "global_batch_size": batch,
+            "micro_batch_size": batch,
+        }
+    )
     del config["of"]
     tokens = data.of_base(case)
     key = {

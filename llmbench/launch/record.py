@@ -252,8 +252,9 @@ def _strayed(record: Record, parity: Parity) -> Record:
     value = "not finite" if parity.value is None else f"{parity.value:.2g}"
     return _invalid(
         record,
-        f"it strays from {parity.reference} at {place}{tensor}: {parity.metric} is {value}, allowed is {parity.limit:.2g}",
-        "the speed of a training that goes elsewhere is no speed-up; is it the mode, or a broken torch: `llmbench doctor`",
+        f"it strays from {parity.reference} at {place}{tensor}: {parity.metric} is {value}, "
+        f"allowed is {parity.limit:.2g}",
+        "the speed of a training that goes elsewhere is no speed-up; `llmbench doctor` tells whether torch is sound",
     )
 
 

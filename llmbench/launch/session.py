@@ -84,7 +84,7 @@ class Session:
         self._eager: dict[str, tuple[Record, Series]] = {}
         self._references: dict[str, dict[str, Any]] = {}
         self._gradients = tempfile.TemporaryDirectory(prefix="llmbench-gradients-")
-        self._sampler = Sampler(cast(Literal["cpu", "cuda"], run.device), _uuids(run))
+        self._sampler = Sampler(cast("Literal['cpu', 'cuda']", run.device), _uuids(run))
 
     def __enter__(self) -> Session:
         return self
@@ -229,7 +229,7 @@ class Session:
     def _measure_compiled(
         self, case: Case, record: Record, log: Path, job: dict[str, Any], reference: dict[str, Any]
     ) -> tuple[Record, Series | None]:
-        """A cold start, when nothing was compiled, and a warm one in a fresh process; one of them is the case itself."""
+        """A cold start, with nothing compiled, and a warm one in a fresh process; one of them is the case itself."""
         code = CompiledCode.of(case, self.run.device, self._target.hello["torch"])
         code.begin()
         job = job | {"inductor_cache": str(code.folder)}

@@ -71,7 +71,9 @@ class Outcome:
         """What this job, or one of its ranks, wrote to its log."""
         if self.log is None:
             return ""
-        file, begin = (self.log, self.log_begin) if rank is None else (log_of(self.log, rank), self.ranks[rank].log_begin)
+        file, begin = (
+            (self.log, self.log_begin) if rank is None else (log_of(self.log, rank), self.ranks[rank].log_begin)
+        )
         return file.read_bytes()[begin:].decode("utf-8", errors="replace") if file.exists() else ""
 
 

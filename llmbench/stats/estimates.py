@@ -8,6 +8,7 @@ from statistics import fmean, median, stdev
 from llmbench.results.schema import Interval, StepSeconds
 from llmbench.stats.blocks import half_width
 
+
 def step_seconds(seconds: Sequence[float]) -> StepSeconds:
     """Summary of the timed steps.
 

@@ -37,9 +37,7 @@ def learned(losses: Sequence[float]) -> bool:
     return finite(losses) and final(losses) < losses[0] - FALL * abs(losses[0])
 
 
-def curve_checks(
-    losses: Sequence[float], reference: Sequence[float], name: str, limit: float
-) -> list[ParityCheck]:
+def curve_checks(losses: Sequence[float], reference: Sequence[float], name: str, limit: float) -> list[ParityCheck]:
     """Holds a loss curve against that of the reference, which began with the same weights and saw the same batches.
 
     Rounding differs between modes, and training amplifies it without bound: so the mode's own limit holds over the

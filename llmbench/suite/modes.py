@@ -10,7 +10,9 @@ from typing import Literal
 
 from llmbench.errors import UserError, nearest
 
-Axis = Literal["compile", "precision", "optimizer", "recompute", "accumulation", "head", "offload", "attention", "parallel"]
+Axis = Literal[
+    "compile", "precision", "optimizer", "recompute", "accumulation", "head", "offload", "attention", "parallel"
+]
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _axis(part: str) -> Axis:
 
 
 def any_mode_matches(pattern: str) -> bool:
-    """Whether a shell pattern can meet a mode: each of its parts must meet an ingredient, and a name be spelled right."""
+    """Whether a shell pattern can meet a mode: each of its parts meets an ingredient, or it is a mode's spelling."""
     if not set("*?[") & set(pattern):
         try:
             return canonical(pattern) == pattern

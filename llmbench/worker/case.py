@@ -75,9 +75,7 @@ class _Case:
         self.device.synchronize()
         self.phases["build"] = time.perf_counter() - begin
 
-        timing = train(
-            self.trainer, self.device, self.events, self._sampling(), self._instruments(), self._inspect
-        )
+        timing = train(self.trainer, self.device, self.events, self._sampling(), self._instruments(), self._inspect)
         self.phases |= timing.phases
         communication = self._communication(timing)
 
@@ -85,22 +83,26 @@ class _Case:
         losses = self._losses()
         evaluated = self._evaluate()
         self.phases["evaluate"] = time.perf_counter() - begin
-        return evaluated | self.found | {
-            "phases": self.phases,
-            "input_wait_seconds": self.trainer.input_wait,
-            "step_seconds": timing.step_seconds,
-            "first_timed_step": timing.first_timed_step,
-            "window_seconds": timing.window_seconds,
-            "half_width": timing.half_width,
-            "losses": losses,
-            "compiled": compile.facts() if compiled else None,
-            "facts": evaluated["facts"] | facts | self.memory.facts | {"threads": torch.get_num_threads()},
-            "wrong": wrong + evaluated["wrong"],
-            "parameters": parameters,
-            "energy_reason": self.energy.reason,
-            "peak": data_sheet(self.device.name, self.job["arithmetic"]),
-            "rank": self._of_rank(timing, communication),
-        }
+        return (
+            evaluated
+            | self.found
+            | {
+                "phases": self.phases,
+                "input_wait_seconds": self.trainer.input_wait,
+                "step_seconds": timing.step_seconds,
+                "first_timed_step": timing.first_timed_step,
+                "window_seconds": timing.window_seconds,
+                "half_width": timing.half_width,
+                "losses": losses,
+                "compiled": compile.facts() if compiled else None,
+                "facts": evaluated["facts"] | facts | self.memory.facts | {"threads": torch.get_num_threads()},
+                "wrong": wrong + evaluated["wrong"],
+                "parameters": parameters,
+                "energy_reason": self.energy.reason,
+                "peak": data_sheet(self.device.name, self.job["arithmetic"]),
+                "rank": self._of_rank(timing, communication),
+            }
+        )
 
     def _disagreements(self, facts: dict[str, str]) -> list[str]:
         """What the ranks do not begin with alike: then they do not train one model on one stream of batches."""

@@ -30,10 +30,7 @@ def run(job: dict[str, Any], events: Events) -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the control side asks a hanging job where it hangs
     if job.get("inductor_cache"):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = job["inductor_cache"]
-    if job.get("distributed"):
-        result = _distributed(job, events)
-    else:
-        result = _work(job, events)
+    result = _distributed(job, events) if job.get("distributed") else _work(job, events)
     write_json(job["result"], result)
     return 1 if "error" in result else 0
 

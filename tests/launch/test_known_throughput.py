@@ -157,10 +157,10 @@ def test_known_times_give_exactly_the_known_throughput(
         store = RunFolder.create(Path(folder) / "run", run)
         data = Data(load(None))
         if resumed:  # the case is in flight when the run is interrupted, and trains anew when it goes on
-            with Session(store, run, Targets(cases, passes, case.id), data, Silent()) as session:  # type: ignore[arg-type]
-                with pytest.raises(KeyboardInterrupt):
-                    session.execute()
-        with Session(store, run, Targets(cases, passes, None), data, Silent()) as session:  # type: ignore[arg-type]
+            broken = Session(store, run, Targets(cases, passes, case.id), data, Silent())
+            with broken, pytest.raises(KeyboardInterrupt):
+                broken.execute()
+        with Session(store, run, Targets(cases, passes, None), data, Silent()) as session:
             record = next(record for record in session.execute() if record.case == case.id)
 
     count = case.config["grad_accum"]

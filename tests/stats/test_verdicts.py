@@ -56,7 +56,7 @@ def test_parity_is_the_largest_relative_difference_of_the_smoothed_curves() -> N
     mine = [4.0] * 20 + [5.0] * 10 + [4.0] * 10
     check = one_check(mine, reference, limit=0.1)
     assert (check.value, check.verdict, check.reference) == (0.25, "fail", "gpt-tiny/eager/ws1")
-    # Of ten steps in a row the mean reaches 4.4 when four of them are 5: those up to step 23. 0.4 / 4 is 0.1 rounded up.
+    # Of ten steps in a row the mean reaches 4.4 when four of them are 5: those up to step 23 (0.4 / 4 is rounded up).
     assert check.step == 23
     assert one_check(mine, reference, limit=0.25).step is None
 

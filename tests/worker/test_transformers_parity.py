@@ -187,7 +187,9 @@ def test_gpt_is_gpt2(vocab_size: int, dtype: torch.dtype, limit: float) -> None:
 @pytest.mark.parametrize("nsp", [False, True])
 def test_bert_is_bert(nsp: bool, vocab_size: int, dtype: torch.dtype, limit: float) -> None:
     theirs = their_bert(vocab_size, nsp, dtype)
-    ours = BERT(BERTConfig(vocab_size, n_positions=32, n_layer=2, n_head=HEADS, d_model=48, d_ff=160, nsp=nsp)).to(dtype)
+    ours = BERT(BERTConfig(vocab_size, n_positions=32, n_layer=2, n_head=HEADS, d_model=48, d_ff=160, nsp=nsp)).to(
+        dtype
+    )
     ours.load_state_dict(bert_names(theirs.state_dict(), padding=5.0))
     tokens_BT, segments_BT = torch.randint(vocab_size, (B, T)), torch.randint(2, (B, T))
     positions_BK = torch.stack([torch.randperm(T)[:K] for _ in range(B)])

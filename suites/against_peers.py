@@ -2,8 +2,8 @@
 
     python suites/against_peers.py [--size tiny] [--turns 60] [--family gpt]… [--mode compile+bf16]… [--device cpu]
 
-Both sides live in one process and take turns of three steps in random order, from the same weights, on the same
-batches, with the same optimizer, in the same loop. Prints for each workload and mode the ratio of throughputs (ours /
+Both sides take turns of three steps, from the same weights, on the same batches, with the same optimizer, in the same
+loop. Prints for each workload and mode the ratio of throughputs (ours /
 theirs; above 1 ours is faster) with a 95 % interval (bootstrap of the median over turns), the loss of both after the
 last step, and two peaks of the memory of each, measured in fresh processes that train one side only: what tensors took,
 and the resident memory beyond that before the model was built. All libraries are imported in both.
@@ -15,23 +15,21 @@ does. Nobody trains it so; the row tells how much of the first is owed to that.
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
 import json
-import math
 import random
 import subprocess
 import sys
 import tempfile
-import time
 from array import array
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from paired import ratio
 from torch import Tensor, nn
 
 from llmbench.suite.workloads import FAMILIES
@@ -42,7 +40,7 @@ from llmbench.worker.optimizer import adamw, by_placement, clip
 from llmbench.worker.workloads import WORKLOADS
 
 WARM_UP = 5  # turns
-TURN = 3  # steps; short turns in random order share the machine's moods evenly
+TURN = 3  # steps
 BATCHES = 32
 MASKED = 0.15
 PEERS = {"gpt": "hf-gpt2", "bert": "hf-bert", "lora": "peft-lora"}
@@ -124,23 +122,16 @@ def _data(folder: Path, model: dict[str, int]) -> dict[str, Any]:
 def duel(ours: str, theirs: str, mode: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The ratio of throughputs with its interval, and the last losses."""
     sides = [Side(family, mode, options, folder) for family in (ours, theirs)]
-    order = random.Random(0)
-    logs, losses = [], {}
-    gc.collect()
-    gc.disable()
-    for turn in range(options.turns + WARM_UP):
-        seconds = {}
-        for side in order.sample(sides, 2):
-            begin = time.perf_counter()
+    losses: dict[Side, float] = {}
+
+    def turns(side: Side) -> Callable[[], None]:
+        def turn() -> None:
             losses[side] = side.turn()
-            seconds[side] = time.perf_counter() - begin
-        if turn >= WARM_UP:
-            logs.append(math.log(seconds[sides[1]] / seconds[sides[0]]))
-    gc.enable()
-    # The middle of 95 % of resampled medians: a turn that another process interrupted says nothing.
-    medians = sorted(median(order.choices(logs, k=len(logs))) for _ in range(2000))
-    low, middle, high = (math.exp(value) for value in (medians[50], median(logs), medians[-51]))
-    return {"ratio": middle, "low": low, "high": high, "losses": [losses[side] for side in sides]}
+
+        return turn
+
+    _, found = ratio(*map(turns, sides), options.turns, WARM_UP)
+    return {"ratio": found, "losses": [losses[side] for side in sides]}
 
 
 def peak_memory(family: str, mode: str, options: argparse.Namespace) -> tuple[float, float]:
@@ -227,13 +218,12 @@ def main() -> None:
             ours, theirs = (family, PEERS[family]) if family in PEERS else ("bert", family)
             torch.compiler.reset()
             found = duel(ours, theirs, mode, options, folder)
-            ratio = f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
             losses = ", ".join(f"{loss:.4f}" for loss in found["losses"])
             memory = ["", ""]
             if not options.no_memory:
                 peaks = zip(*(peak_memory(side, mode, options) for side in (ours, theirs)), strict=True)
                 memory = [f"{one / 2**20:.1f}, {other / 2**20:.1f} ({one / other:.2f})" for one, other in peaks]
-            print(ROW.format(family, mode, ratio, losses, *memory), flush=True)
+            print(ROW.format(family, mode, found["ratio"], losses, *memory), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,22 @@
 
     python suites/bare_loop.py [--size tiny] [--turns 200]
 
-Both sides live in one process and take turns of three steps in random order, with the same model, weights, batches and
-optimizer. Prints the ratio of throughputs (llmbench / bare; 1.00 is no cost) with a 95 % interval (bootstrap of the
-median over turns), and what the instruments at the edges of the timed window cost once a case.
+Both sides take turns of three steps, with the same model, weights, batches and optimizer. Prints the ratio of
+throughputs (llmbench / bare; 1.00 is no cost) with a 95 % interval, and what the instruments at the edges of the timed
+window cost once a case.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import math
-import random
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
-from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from paired import ratio
 from torch import Tensor
 
 from llmbench.suite.workloads import FAMILIES
@@ -31,10 +27,11 @@ from llmbench.worker.measure.energy import EnergyMeter
 from llmbench.worker.measure.load import LoadMeter
 from llmbench.worker.measure.memory import MemoryMeter, resident
 from llmbench.worker.models.gpt import GPT, GPTConfig
+from llmbench.worker.modes import apply
 from llmbench.worker.optimizer import adamw, warmup_cosine
 
 WARM_UP = 10  # turns
-TURN = 3  # steps; short turns in random order share the machine's moods evenly
+TURN = 3  # steps
 
 
 class Bare:
@@ -64,9 +61,10 @@ class Ours:
     """llmbench's training step, and its clock."""
 
     def __init__(self, model: GPT, batches: tuple[Tensor, ...], rates: list[float]) -> None:
-        optimizer = adamw(model, rates[0], 0.1)
-        self.trainer = Trainer(model, batches, optimizer, rates.__getitem__, nullcontext, clip_norm=1.0)
         self.device = Device("cpu")
+        execution = apply(model, [], self.device, {"grad_accum": 1})
+        optimizer = adamw(model, rates[0], 0.1)
+        self.trainer = Trainer(execution, batches, optimizer, rates.__getitem__, clip_norm=1.0)
         self.marks = [self.device.mark()]
 
     def turn(self) -> None:
@@ -93,26 +91,12 @@ def main() -> None:
     batches = (tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous())
 
     sides = []
-    for side in (Bare, Ours):
+    for side in (Ours, Bare):
         torch.manual_seed(0)
         sides.append(side(GPT(GPTConfig(**size.model)), batches, rates))
-    gc.collect()
-    gc.disable()  # as in the timed window
-    order = random.Random(0)
-    logs = []
-    for turn in range(options.turns + WARM_UP):
-        seconds = {}
-        for side in order.sample(sides, 2):
-            begin = time.perf_counter()
-            side.turn()
-            seconds[side] = time.perf_counter() - begin
-        if turn >= WARM_UP:
-            logs.append(math.log(seconds[sides[0]] / seconds[sides[1]]))
-    # The middle of 95 % of resampled medians: a turn that another process interrupted says nothing.
-    medians = sorted(median(order.choices(logs, k=len(logs))) for _ in range(2000))
-    low, middle, high = (math.exp(value) for value in (medians[50], median(logs), medians[-51]))
-    ratio = f"{middle:.4f} [{low:.4f}, {high:.4f}]"
-    print(f"gpt-{options.size}: llmbench / bare = {ratio}, {options.turns} turns of {TURN} steps")
+    ours, bare = sides
+    _, found = ratio(ours.turn, bare.turn, options.turns, WARM_UP)
+    print(f"gpt-{options.size}: llmbench / bare = {found}, {options.turns} turns of {TURN} steps")
     _edges()
 
 

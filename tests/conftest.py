@@ -30,11 +30,11 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 # A suite that trains in a second, and one case of it that goes on for minutes if nobody stops it.
 QUICK = """
 workloads = ["regression-linear", "gpt-tiny"]
-settings = { steps = 20, threads = 1, eval_batches = 1 }
+settings = { steps = 20, threads = 1, eval_batches = 1, budget_seconds = 0 }
 """
 ENDLESS = """
 workloads = ["regression-linear", "regression-mlp"]
-settings = { steps = 20, threads = 1, deadline_seconds = 240 }
+settings = { steps = 20, threads = 1, budget_seconds = 0, deadline_seconds = 240 }
 
 [[override]]
 workload = "regression-mlp"

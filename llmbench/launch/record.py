@@ -238,7 +238,7 @@ def _judged(record: Record, losses: Sequence[float], wrong: list[str]) -> Record
         since = "after the last step" if step is None else f"from step {step}"
         return _invalid(record, f"the loss is not finite {since}", "a smaller --set learning_rate=…")
     if wrong:
-        return _invalid(record, "; ".join(wrong), "torch computes wrongly here, or llmbench does: `llmbench doctor`")
+        return _invalid(record, "; ".join(wrong), "a fault of the workload, of torch (`llmbench doctor`), or of llmbench")
     if record.parity and record.parity.verdict == "fail":
         return _strayed(record, record.parity)
     if not record.loss.learned:

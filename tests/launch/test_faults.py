@@ -37,7 +37,8 @@ def _provoke(
 @pytest.mark.compiler
 def test_raises(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     path = suite(
-        'workloads = ["regression-linear"]\nmodes = ["compile", "eager"]\nsettings = {steps = 20, threads = 1}'
+        'workloads = ["regression-linear"]\nmodes = ["compile", "eager"]\n'
+        "settings = {steps = 20, threads = 1, budget_seconds = 0}"
     )
     # A compiler that fails whatever it is asked: torch.compile really raises.
     done = llmbench("run", path, "--out", tmp_path / "r", CXX="/bin/false", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "i"))
@@ -107,7 +108,10 @@ def test_server_dies(started: Callable[..., subprocess.Popen[str]], suite: Calla
 
 
 def test_loss_that_is_not_finite_is_invalid(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
-    path = suite('workloads = ["regression-linear"]\nsettings = {steps = 20, learning_rate = 1e30, clip_norm = 0}')
+    path = suite(
+        'workloads = ["regression-linear"]\n'
+        "settings = {steps = 20, budget_seconds = 0, learning_rate = 1e30, clip_norm = 0}"
+    )
     done = llmbench("run", path, "--out", tmp_path / "r")
     assert done.returncode == 3
     record = records_of(tmp_path / "r")[GOOD]
@@ -121,7 +125,8 @@ def test_without_a_compiler_compiled_cases_are_skipped(
     llmbench: Command, suite: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = suite(
-        'workloads = ["regression-linear"]\nmodes = ["eager", "compile"]\nsettings = {steps = 20, threads = 1}'
+        'workloads = ["regression-linear"]\nmodes = ["eager", "compile"]\n'
+        "settings = {steps = 20, threads = 1, budget_seconds = 0}"
     )
     done = llmbench("run", path, "--out", tmp_path / "r", PATH=str(tmp_path / "empty"))
     assert done.returncode == 0, done.stderr
@@ -192,7 +197,7 @@ def test_trains_with_the_torch_of_another_environment(
     python = tmp_path / "other" / "bin" / "python"
     probe = subprocess.run([python, "-c", "import llmbench"], capture_output=True, cwd=tmp_path)
     assert probe.returncode != 0, "llmbench must not be there"
-    path = suite('workloads = ["regression-linear"]\nsettings = {steps = 20, threads = 1}')
+    path = suite('workloads = ["regression-linear"]\nsettings = {steps = 20, threads = 1, budget_seconds = 0}')
     done = llmbench("run", path, "--out", tmp_path / "r", "--python", python)
     assert done.returncode == 0, done.stderr
     assert records_of(tmp_path / "r")[GOOD].status == "ok"

@@ -95,7 +95,8 @@ def test_losses_are_bitwise_the_same(llmbench: Command, suite: Callable[..., Pat
 def test_resume_runs_only_what_failed(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "r"
     path = suite(
-        'workloads = ["regression-linear"]\nmodes = ["eager", "compile"]\nsettings = {steps = 20, threads = 1}'
+        'workloads = ["regression-linear"]\nmodes = ["eager", "compile"]\n'
+        "settings = {steps = 20, threads = 1, budget_seconds = 0}"
     )
     empty = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "i")}
     assert llmbench("run", path, "--out", out, CXX="/bin/false", **empty).returncode == 3
@@ -113,7 +114,10 @@ def test_resume_holds_the_finished_cases_against_a_reference_that_failed_before(
     llmbench: Command, suite: Callable[..., Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "r"
-    path = suite('workloads = ["regression-linear"]\nmodes = ["eager", "bf16"]\nsettings = {steps = 20, threads = 1}')
+    path = suite(
+        'workloads = ["regression-linear"]\nmodes = ["eager", "bf16"]\n'
+        "settings = {steps = 20, threads = 1, budget_seconds = 0}"
+    )
     assert llmbench("run", path, "--out", out).returncode == 0
     eager, bf16 = (json.loads(line) for line in (out / "records.jsonl").read_text().splitlines())
     found = bf16["parity"]

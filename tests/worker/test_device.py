@@ -11,6 +11,7 @@ from llmbench.worker.device import Device
 def test_auto_is_cuda_where_torch_can_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, kind in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
         assert (Device("auto").kind, Device("auto").cuda) == (kind, there)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from llmbench.worker.methods.lora import apply_lora
 from llmbench.worker.models.bert import BERT, BERTConfig
 from llmbench.worker.models.gpt import GPT, GPTConfig
-from llmbench.worker.optimizer import BETAS, adamw, warmup_cosine
+from llmbench.worker.optimizer import BETAS, adamw, by_placement, clip, warmup_cosine
 
 from .conftest import MODELS
 
@@ -33,7 +33,8 @@ def test_the_rate_rises_in_a_line_and_falls_by_a_cosine() -> None:
     assert rate(10) == 2.0
     assert rate(60) == pytest.approx(0.55 * 2.0)  # half way, between the peak and a tenth of it
     assert rate(35) == pytest.approx(2.0 * (0.1 + 0.45 * (1 + math.cos(math.pi / 4))))
-    assert rate(110) == pytest.approx(0.2)
+    assert rate(109) == pytest.approx(0.2, rel=1e-2)
+    assert [rate(step) for step in (110, 111, 500)] == [0, 0, 0]  # timed on, but trained no more
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.01, 0.1, 0.5, 1.0])
@@ -86,11 +87,12 @@ def test_a_model_without_matrices() -> None:
     assert decays(nn.LayerNorm(4)) == {"weight": 0.0, "bias": 0.0}
 
 
-def test_it_is_fused_and_has_the_momenta_of_language_models() -> None:
-    optimizer = adamw(gpt(), 1e-3, 0.1)
+@pytest.mark.parametrize(("fused", "asked"), [(False, None), (True, True)])
+def test_it_is_fused_if_asked_and_has_the_momenta_of_language_models(fused: bool, asked: bool | None) -> None:
+    optimizer = adamw(gpt(), 1e-3, 0.1, fused)
     assert BETAS == (0.9, 0.95)
     for group in optimizer.param_groups:
-        assert (group["fused"], group["betas"], group["lr"]) == (True, BETAS, 1e-3)
+        assert (group["fused"], group["betas"], group["lr"]) == (asked, BETAS, 1e-3)
 
 
 def test_a_step_is_that_of_the_paper() -> None:
@@ -106,3 +108,64 @@ def test_a_step_is_that_of_the_paper() -> None:
         decay = 0.5 if parameter.dim() == 2 else 0.0
         moved = old * (1 - 0.01 * decay) - 0.01 * gradient / (gradient.abs() + 1e-8)  # both momenta are corrected
         torch.testing.assert_close(parameter.detach(), moved, rtol=1e-5, atol=1e-7)
+
+
+# Clipping
+
+
+def with_gradients(*gradients: list[float]) -> list[nn.Parameter]:
+    parameters = [nn.Parameter(torch.zeros(len(gradient))) for gradient in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = torch.tensor(gradient, dtype=torch.float32)
+    return parameters
+
+
+def left(parameters: list[nn.Parameter]) -> list[float]:
+    return [value for parameter in parameters for value in parameter.grad.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"), [(1.3, [0.3, 0.4, 0.0, 1.2]), (13.0, [3, 4, 0, 12]), (99, [3, 4, 0, 12])]
+)
+def test_clipping_is_by_the_norm_of_all_gradients(most: float, expected: list[float]) -> None:
+    parameters = with_gradients([3, 4], [0, 12])
+    clip([parameters], most)
+    assert left(parameters) == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_is_that_of_torch() -> None:
+    mine, theirs = (with_gradients([3, -4, 0.1], [7]) for _ in range(2))
+    clip([mine], 1.0)
+    nn.utils.clip_grad_norm_(theirs, 1.0)
+    assert left(mine) == pytest.approx(left(theirs), rel=1e-6)
+
+
+def test_groups_have_one_norm() -> None:
+    one, other = with_gradients([3, 4]), with_gradients([0, 12])
+    clip([one, other], 1.3)
+    assert left(one + other) == pytest.approx([0.3, 0.4, 0.0, 1.2], rel=1e-5)
+
+
+def test_a_tensor_that_another_rank_counts_is_clipped_all_the_same() -> None:
+    parameters = with_gradients([3, 4], [0, 12])
+    clip([parameters], 0.5, counted_elsewhere={parameters[1]})
+    assert left(parameters) == pytest.approx([0.3, 0.4, 0.0, 1.2], rel=1e-5)
+
+
+def test_the_norm_is_over_all_ranks() -> None:
+    parameters = with_gradients([3, 4])
+    clip([parameters], 1.3, over_ranks=lambda square: square + 144.0)  # what the other ranks have
+    assert left(parameters) == pytest.approx([0.3, 0.4], rel=1e-5)
+
+
+def test_a_parameter_without_a_gradient_is_no_obstacle() -> None:
+    parameters = [*with_gradients([3, 4]), nn.Parameter(torch.zeros(1))]
+    clip([parameters], 0.5)
+    assert parameters[0].grad.tolist() == pytest.approx([0.3, 0.4], rel=1e-5)
+    assert parameters[1].grad is None
+
+
+def test_a_model_of_one_process_is_one_group_of_what_is_trained() -> None:
+    model = apply_lora(gpt(), rank=2)
+    [group] = by_placement(model.parameters())
+    assert {id(parameter) for parameter in group} == {id(p) for p in model.parameters() if p.requires_grad}

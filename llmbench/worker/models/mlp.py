@@ -56,7 +56,7 @@ class MLP(nn.Module):
         return self.finish(x_BW, y_BO)
 
     def embed(self, x_BI: Tensor) -> Tensor:
-        return x_BI.to(self.head.weight.dtype)
+        return x_BI.to(next(self.parameters()).dtype)
 
     def finish(self, x_BW: Tensor, y_BO: Tensor | None = None) -> Tensor:
         prediction_BO = self.head(x_BW)

@@ -14,7 +14,7 @@ from tests.worker.conftest import Events
 def test_what_the_interpreter_tells_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/opt/compiler/c++")
     found = describe_machine({"device": "cpu"}, Events())
-    assert set(found) == {"device", "python", "torch", "devices", "packages"}
+    assert set(found) == {"device", "python", "torch", "devices", "modes", "packages"}
     assert found["device"] == "cpu"
     assert found["python"]["version"] == platform.python_version()
     assert found["python"]["executable"] == sys.executable

@@ -37,12 +37,13 @@ class Ranks:
             self._start()
         for queue in self._asked:
             queue.put((function, arguments))
-        answers = [self._told.get(timeout=SECONDS) for _ in range(self.size)]
-        for rank, _, error in answers:
+        answers: dict[int, Any] = {}
+        while len(answers) < self.size:
+            rank, answers[rank], error = self._told.get(timeout=SECONDS)
             if error:
                 self.close()
                 raise RuntimeError(f"rank {rank}: {error}")
-        return [value for _, value, _ in sorted(answers, key=lambda answer: answer[0])]
+        return [answers[rank] for rank in range(self.size)]
 
     def _start(self) -> None:
         self._asked = [FORK.SimpleQueue() for _ in range(self.size)]

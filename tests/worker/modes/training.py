@@ -6,15 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from llmbench.suite.layout import batches as batch_sizes
 from llmbench.suite.layout import degrees
 from llmbench.worker.device import Device
 from llmbench.worker.loop import Trainer
 from llmbench.worker.measure.parity import compare_gradients
-from llmbench.worker.modes import Execution, apply, precision
+from llmbench.worker.modes import Execution, apply, compile, precision
 from llmbench.worker.optimizer import adamw
 from llmbench.worker.prepare import build
 from llmbench.worker.world import World, gather_weights, place, unwrapped, whole
@@ -36,6 +38,7 @@ class Found:
         weights: after the last step.
         parity: the first step's gradients against the reference.
         held: shapes of the parameters that this rank holds.
+        graphs: that were compiled.
     """
 
     losses: list[float]
@@ -44,6 +47,7 @@ class Found:
     weights: Tensors
     parity: dict[str, Any]
     held: dict[str, tuple[int, ...]]
+    graphs: int
 
 
 def laid_out(job: Job, world_size: int = 1) -> Job:
@@ -68,8 +72,13 @@ def prepared(job: Job) -> tuple[Trainer, Execution, World]:
 
 def train(job: Job, steps: int) -> Found:
     """Trains so many steps; all ranks must."""
+    compiled = bool(compile.SCOPES.keys() & set(job["mode"]))
+    if compiled:
+        torch.compiler.reset()
+        counters.clear()
     trainer, execution, world = prepared(job)
     model = execution.model
+    state = trainer.optimizer.state
     for step in range(steps):
         trainer.compute_gradients()
         if step == 0:
@@ -77,7 +86,6 @@ def train(job: Job, steps: int) -> Found:
             parity = compare_gradients(model, world, job["gradients"], job["precision"])
         trainer.update()
         if step == 0:
-            state = trainer.optimizer.state
             moments = gather(model, world, lambda parameter: state.get(parameter, {}).get("exp_avg"))
     losses = trainer.losses[:steps].clone()
     if "pp" in job["mode"]:
@@ -89,6 +97,7 @@ def train(job: Job, steps: int) -> Found:
         weights=gather_weights(model, world),
         parity=parity,
         held={name: tuple(local(each).shape) for name, each in unwrapped(model).named_parameters()},
+        graphs=compile.facts()["graphs"] if compiled else 0,
     )
 
 

@@ -147,7 +147,7 @@ def _measured(
         }
     )
     if case.world_size > 1:
-        record = record.model_copy(update=_of_ranks(ranks, seconds.mean))
+        record = record.model_copy(update=_of_ranks(ranks))
     return _judged(record, losses, _differences(result["facts"], reference) + result["wrong"])
 
 
@@ -185,15 +185,16 @@ def _energy(found: Sequence[dict[str, Any] | None]) -> Energy | None:
     return Energy(joules=sum(one["joules"] for one in known), source=known[0]["source"]) if known else None
 
 
-def _of_ranks(ranks: Sequence[dict[str, Any]], step_seconds: float) -> dict[str, Any]:
+def _of_ranks(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Fields of a record that several processes measured together."""
     times = [rank["window_seconds"] for rank in ranks]
     known = [rank["communication"] for rank in ranks if rank["communication"]]
     communication = None
     if known:
-        mean = fmean(one["seconds_per_step"] for one in known)
         communication = Communication(
-            seconds_per_step=mean, share=min(1.0, mean / step_seconds), source=known[0]["source"]
+            seconds_per_step=fmean(one["seconds_per_step"] for one in known),
+            share=fmean(one["seconds_per_step"] / one["step_seconds"] for one in known),
+            source=known[0]["source"],
         )
     return {
         "ranks": [
@@ -238,7 +239,8 @@ def _judged(record: Record, losses: Sequence[float], wrong: list[str]) -> Record
         since = "after the last step" if step is None else f"from step {step}"
         return _invalid(record, f"the loss is not finite {since}", "a smaller --set learning_rate=…")
     if wrong:
-        return _invalid(record, "; ".join(wrong), "a fault of the workload, of torch (`llmbench doctor`), or of llmbench")
+        hint = "a fault of the workload, of torch (`llmbench doctor`), or of llmbench"
+        return _invalid(record, "; ".join(wrong), hint)
     if record.parity and record.parity.verdict == "fail":
         return _strayed(record, record.parity)
     if not record.loss.learned:

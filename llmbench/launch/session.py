@@ -273,7 +273,8 @@ def _uuids(run: Run) -> list[str] | None:
 def preload(cases: Sequence[Case]) -> list[str]:
     """Modules that each of these cases would have to import for itself: inductor takes longer than a small case."""
     # An optimizer imports dynamo for itself as soon as it is made.
-    names = {"llmbench.worker.case": None, "torch._dynamo": None} | dict.fromkeys(name for case in cases for name in case.family.preload)
+    names = dict.fromkeys(["llmbench.worker.case", "torch._dynamo"])
+    names |= dict.fromkeys(name for case in cases for name in case.family.preload)
     if any(compiles(case.mode) for case in cases):
         names["torch._inductor.compile_fx"] = None
     if any(parallel(case.mode) for case in cases):

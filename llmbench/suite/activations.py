@@ -30,7 +30,7 @@ class Format:
         wide: bytes of an element of the residual stream.
         narrow: bytes of what goes into a product or comes out of it.
         autocast: whether there is a narrow copy of each weight from the forward to the backward pass.
-        tensor_parallel: ranks over which attention and MLP are split (with LoRA only the MLP).
+        tensor_parallel: ranks over which attention and MLP are split.
     """
 
     mode: tuple[str, ...]
@@ -136,7 +136,7 @@ def block(step: Pass, how: Format, layer: int) -> Iterator[Kept]:
     yield Kept(narrow * d, eager=False, product=True)  # out of the projection
     if lora:
         yield Kept(narrow * 2 * model.rank, product=True)
-        yield Kept(narrow * 4 * d, eager=False, product=True)  # bases with their updates added
+        yield Kept(narrow * (3 * d // split + d), eager=False, product=True)  # bases with their updates added
     yield Kept(wide * d)  # input of a norm
     yield _statistics(rows)
     yield Kept(narrow * d, eager=not lora)  # input of the MLP
@@ -152,7 +152,7 @@ def block(step: Pass, how: Format, layer: int) -> Iterator[Kept]:
 
 def _attention(step: Pass, how: Format) -> Iterator[Kept]:
     """Queries, keys and values; the output, which is the next product's input; and what the kernel needs besides."""
-    split = 1 if step.architecture.lora else how.tensor_parallel
+    split = how.tensor_parallel
     d = step.rows * step.architecture.d // split
     heads = step.rows * step.architecture.model["n_head"] // split
     if "sdpa-math" not in how.mode:

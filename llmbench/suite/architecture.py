@@ -127,7 +127,7 @@ class Parts:
 
 
 def parts(model: Architecture, tensor_parallel: int = 1) -> Parts:
-    """What one rank of ``tensor_parallel`` has: attention and MLP are split (with LoRA only the MLP)."""
+    """What one rank of ``tensor_parallel`` has: attention and MLP are split, LoRA's updates where their base is."""
     if not model.text:
         sizes = [Weights(size, size) for size in ((inner + 1) * outer for inner, outer in pairwise(model.widths))]
         return Parts(Weights(), Weights(), sizes[:-1], sizes[-1])
@@ -136,12 +136,12 @@ def parts(model: Architecture, tensor_parallel: int = 1) -> Parts:
     embedding = shape["n_positions"] * d + (shape["n_segments"] * d + 2 * d if model.bert else 0)
     # The biases of qkv and of the MLP's first layer are split with their rows; two more and two norms are on each.
     attention, mlp = 4 * d**2 + 3 * d, 2 * d * f + f
-    block = attention // (1 if model.lora else tensor_parallel) + mlp // tensor_parallel + 6 * d
+    block = attention // tensor_parallel + mlp // tensor_parallel + 6 * d
     head = 2 * d
     if model.bert:
         head = d**2 + 3 * d + shape["vocab_size"] + (d**2 + 3 * d + 2 if model.nsp else 0)
     if model.lora:
-        updates = 6 * model.rank * d
+        updates = 2 * model.rank * d + 4 * model.rank * d // tensor_parallel  # A of qkv and B of proj are whole
         block_weights = Weights(block + updates, updates)
         return Parts(Weights(tied), Weights(embedding), [block_weights] * model.layers, Weights(head))
     return Parts(
@@ -228,16 +228,17 @@ def block_products(step: Pass, layer: int) -> Iterator[Product]:
     d, f, lora = model.d, model.f, model.lora
     # With LoRA the first trained tensors are the updates of the first qkv: nothing needs a gradient below.
     below = not lora or layer > 0
-    yield Product(rows, d, 3 * d, split=not lora, right_gradient=not lora, left_gradient=below)
+    yield Product(rows, d, 3 * d, split=True, right_gradient=not lora, left_gradient=below)
     yield Product(rows, d, step.length, weight=False)  # queries · keys
     yield Product(rows, step.length, d, weight=False)  # probabilities · values
-    yield Product(rows, d, d, split=not lora, right_gradient=not lora)
+    yield Product(rows, d, d, split=True, right_gradient=not lora)
     yield Product(rows, d, f, split=True, right_gradient=not lora)
     yield Product(rows, f, d, split=True, right_gradient=not lora)
     if lora:
-        for outer, left_gradient in ((3 * d, below), (d, True)):
-            yield Product(rows, d, model.rank, left_gradient=left_gradient)
-            yield Product(rows, model.rank, outer)
+        yield Product(rows, d, model.rank, left_gradient=below)
+        yield Product(rows, model.rank, 3 * d, split=True)
+        yield Product(rows, d, model.rank, split=True)
+        yield Product(rows, model.rank, d)
 
 
 def head_products(step: Pass) -> Iterator[Product]:

@@ -37,7 +37,9 @@ class Settings(Strict):
     interval_target: float = Field(
         0.02, gt=0, description="timed until the 95 % interval of the throughput is within ± this share of it"
     )
-    budget_seconds: float = Field(10, ge=0, description="no timing beyond the training steps after this; a quarter of the deadline at most")
+    budget_seconds: float = Field(
+        10, ge=0, description="no timing beyond the training steps after this; a quarter of the deadline at most"
+    )
     scaling: Literal["strong", "weak"] = Field(
         "strong", description="strong: ranks share the batch of one process; weak: every rank has as much"
     )

@@ -57,7 +57,7 @@ class _Case:
         self.memory = MemoryMeter(device)
         self.energy = EnergyMeter(device, counts=world.local_rank == 0)
         self.load = LoadMeter()
-        self.found: dict[str, Any] = {}
+        self.found: dict[str, Any] = {"compiled": None}
 
     def run(self) -> dict[str, Any]:
         begin = enter(self.events, "build")
@@ -77,6 +77,9 @@ class _Case:
 
         timing = train(self.trainer, self.device, self.events, self._sampling(), self._instruments(), self._inspect)
         self.phases |= timing.phases
+        if compiled:
+            self.found["compiled"] = compile.facts()
+            wrong += [] if self.found["compiled"]["graphs"] else ["torch.compile compiled nothing"]
         communication = self._communication(timing)
 
         begin = enter(self.events, "evaluate")
@@ -94,7 +97,6 @@ class _Case:
                 "window_seconds": timing.window_seconds,
                 "half_width": timing.half_width,
                 "losses": losses,
-                "compiled": compile.facts() if compiled else None,
                 "facts": evaluated["facts"] | facts | self.memory.facts | {"threads": torch.get_num_threads()},
                 "wrong": wrong + evaluated["wrong"],
                 "parameters": parameters,
@@ -168,10 +170,10 @@ class _Case:
     def _evaluate(self) -> dict[str, Any]:
         """Loss and metrics on held-out data, and the proofs: of the model as written, in the arithmetic of the mode.
 
-        A model that is split over the ranks is put together again.
+        A model that is split over the ranks is put together again; one in float8 gets back the layers it was written with.
         """
         model = self.execution.model
-        if self.world.mesh is not None:
+        if self.world.mesh is not None or "fp8" in self.mode:
             weights = gather_weights(model, self.world)
             if self.world.rank > 0:
                 return {"facts": {}, "wrong": []}

@@ -326,7 +326,7 @@ DDP_ALONE = resolve(find("smoke"), workloads=["gpt-tiny"], modes=["ddp"], world_
 
 
 def two_ranks(**changes: Any) -> dict[str, Any]:
-    communication = {"seconds_per_step": 0.1, "source": "torch.profiler, gloo"}
+    communication = {"seconds_per_step": 0.1, "step_seconds": 0.5, "source": "torch.profiler, gloo"}
     larger = MEMORY | {"peak_rss_bytes": 2**30}
     return {
         "ranks": [

@@ -170,7 +170,7 @@ class _Case:
     def _evaluate(self) -> dict[str, Any]:
         """Loss and metrics on held-out data, and the proofs: of the model as written, in the arithmetic of the mode.
 
-        A model that is split over the ranks is put together again; one in float8 gets back the layers it was written with.
+        One that is split over the ranks is put together again; one in float8 gets back the layers it was written with.
         """
         model = self.execution.model
         if self.world.mesh is not None or "fp8" in self.mode:

@@ -9,7 +9,6 @@ window cost once a case.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -17,10 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from paired import ratio
+from paired import TURN, WARM_UP, gpt, ratio
 from torch import Tensor
 
-from llmbench.suite.workloads import FAMILIES
 from llmbench.worker.device import Device
 from llmbench.worker.loop import Trainer
 from llmbench.worker.measure.energy import EnergyMeter
@@ -29,9 +27,6 @@ from llmbench.worker.measure.memory import MemoryMeter, resident
 from llmbench.worker.models.gpt import GPT, GPTConfig
 from llmbench.worker.modes import apply
 from llmbench.worker.optimizer import adamw, warmup_cosine
-
-WARM_UP = 10  # turns
-TURN = 3  # steps
 
 
 class Bare:
@@ -74,21 +69,10 @@ class Ours:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", default="tiny", choices=FAMILIES["gpt"].sizes)
-    parser.add_argument("--turns", type=int, default=200, help="of three steps, for each side")
-    parser.add_argument("--threads", type=int)
-    options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    size = FAMILIES["gpt"].sizes[options.size]
-    batch, length = size.settings["micro_batch_size"], size.settings["sequence_length"]
-    steps = TURN * (options.turns + WARM_UP)
+    options, size, batches = gpt(__doc__.splitlines()[0])
+    steps = len(batches[0])
     schedule = warmup_cosine(size.settings["learning_rate"], steps, 0.1)
     rates = [schedule(step) for step in range(steps)]
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(size.model["vocab_size"], (steps, batch, length + 1), generator=generator)
-    batches = (tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous())
 
     sides = []
     for side in (Ours, Bare):

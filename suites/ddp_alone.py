@@ -8,16 +8,14 @@ throughputs (DDP / plain) with a 95 % interval.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from paired import ratio
+from paired import TURN, WARM_UP, gpt, ratio
 
-from llmbench.suite.workloads import FAMILIES
 from llmbench.worker.device import Device
 from llmbench.worker.loop import Trainer
 from llmbench.worker.models.gpt import GPT, GPTConfig
@@ -25,27 +23,13 @@ from llmbench.worker.modes import apply
 from llmbench.worker.optimizer import adamw
 from llmbench.worker.world import World, join
 
-WARM_UP = 10  # turns
-TURN = 3  # steps
 ONE = {"data_parallel": 1, "tensor_parallel": 1, "pipeline_stages": 1, "grad_accum": 1, "deadline_seconds": 600}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", default="tiny", choices=FAMILIES["gpt"].sizes)
-    parser.add_argument("--turns", type=int, default=200, help="of three steps, for each side")
-    parser.add_argument("--threads", type=int)
-    options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    size = FAMILIES["gpt"].sizes[options.size]
+    options, size, batches = gpt(__doc__.splitlines()[0])
     device = Device("cpu")
     world = join(["ddp"], ONE, device)
-    generator = torch.Generator().manual_seed(0)
-    shape = (TURN * (options.turns + WARM_UP), size.settings["micro_batch_size"], size.settings["sequence_length"] + 1)
-    tokens = torch.randint(size.model["vocab_size"], shape, generator=generator)
-    batches = (tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous())
-
     sides: list[Trainer] = []
     for mode, alone in (([], World()), (["ddp"], world)):
         torch.manual_seed(0)

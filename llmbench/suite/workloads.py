@@ -56,11 +56,6 @@ class Family:
         return f"{self.name}-{next(iter(self.sizes))}"
 
     @property
-    def blocks(self) -> bool:
-        """Whether the model has transformer blocks, as ``model.blocks``."""
-        return self.objective in ("causal", "masked")
-
-    @property
     def vocabulary_head(self) -> bool:
         """Whether the model ends in our head over the vocabulary, which can work in chunks."""
         return self.models == "own" and self.tokenizer is not None

@@ -109,11 +109,12 @@ class _Case:
     def _disagreements(self, facts: dict[str, str]) -> list[str]:
         """What the ranks do not begin with alike: then they do not train one model on one stream of batches."""
         words = {"batches_sha256": "the order of the data", "weights_sha256": "the weights"}
+        everyone = self.world.all(facts)
         return [
             f"rank {rank} differs from rank 0 in {words[name]}"
-            for rank, theirs in enumerate(self.world.all(facts))
+            for rank, theirs in enumerate(everyone)
             for name in words
-            if theirs[name] != self.world.all(facts)[0][name]
+            if theirs[name] != everyone[0][name]
         ]
 
     def _own(self, batches: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -47,10 +47,21 @@ def run_ranks(job: Job, events: Events, work: Callable[[Job, Events], dict[str, 
     if job["device"] == "cuda" and torch.cuda.device_count() < size:
         found = torch.cuda.device_count()
         raise Unavailable(f"{size} ranks need {size} CUDA devices, there are {found}: a smaller --world-size")
+    died = None
+    try:
+        elastic_launch(on_this_host(size), _rank)(job, events, work, os.getpid())
+    except ChildFailedError as error:
+        died = error.get_first_failure()
+    results = [_read(job, rank) for rank in range(size)]
+    return _merge(results, died and (died[0], died[1].exitcode))
+
+
+def on_this_host(size: int) -> LaunchConfig:
+    """So many processes here, forked from this one; if one fails, all end."""
     if sys.platform.startswith("linux"):
         # All ranks are on this host, whose name need not lead anywhere.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    config = LaunchConfig(
+    return LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=size,
@@ -62,13 +73,6 @@ def run_ranks(job: Job, events: Events, work: Callable[[Job, Events], dict[str, 
         monitor_interval=MONITOR_SECONDS,
         start_method="fork",
     )
-    died = None
-    try:
-        elastic_launch(config, _rank)(job, events, work, os.getpid())
-    except ChildFailedError as error:
-        died = error.get_first_failure()
-    results = [_read(job, rank) for rank in range(size)]
-    return _merge(results, died and (died[0], died[1].exitcode))
 
 
 def _rank(job: Job, events: Events, work: Callable[[Job, Events], dict[str, Any]], agent: int) -> None:

@@ -124,7 +124,6 @@ def test_the_name_of_our_workload_beside_a_peers() -> None:
 def test_what_modes_can_count_on() -> None:
     heads = {name for name, family in FAMILIES.items() if family.vocabulary_head}
     assert heads == {"bert", "gpt", "lora"}  # of theirs the head is not ours to replace
-    assert {name for name, family in FAMILIES.items() if family.blocks} == set(FAMILIES) - {"regression"}
 
 
 # Foreign workloads
@@ -136,7 +135,7 @@ def test_the_family_of_a_foreign_workload_is_kept_with_its_case() -> None:
     assert family_of({"family": OWN, "foreign": known.foreign}) == known.family
     assert not known.family.vocabulary_head
     theirs = foreign("hf:x", Size({}, {}), ABOUT | {"family": HF, "tokenizer": "bpe", "objective": "causal", "hf": {}})
-    assert (theirs.family.models, theirs.family.tokenizer, theirs.family.blocks) == ("hf", "bpe", True)
+    assert (theirs.family.models, theirs.family.tokenizer) == ("hf", "bpe")
     assert not theirs.family.vocabulary_head
 
 

@@ -145,8 +145,8 @@ def compare_gradients(model: nn.Module, world: World, file: str, precision: str)
         ``tensor``, ``metric`` and ``passed``.
     """
     own = _compare_own(unwrapped(model).named_parameters(), file, arithmetic_of(model, precision))
-    found = [each for part in world.all(own) for each in part["found"]]
-    seen = {name for part in world.all(own) for name in part["seen"]}
+    found = [each for of_rank in world.all(own) for each in of_rank]
+    seen = {each["tensor"] for each in found}
     missing = [name for name in torch.load(file, mmap=True, weights_only=True)["exact"] if name not in seen]
     if missing:
         return {"value": None, "limit": 0.0, "tensor": missing[0], "metric": "has a gradient", "passed": False}
@@ -161,20 +161,20 @@ def compare_gradients(model: nn.Module, world: World, file: str, precision: str)
     }
 
 
-def _compare_own(parameters: Iterable[tuple[str, nn.Parameter]], file: str, precision: str) -> dict[str, Any]:
+def _compare_own(parameters: Iterable[tuple[str, nn.Parameter]], file: str, precision: str) -> list[dict[str, Any]]:
+    """What ``_judge`` says of each tensor of this rank, with its name."""
     reference = torch.load(file, mmap=True, weights_only=True)
     exact: Gradients = reference["exact"]
     sizes = sum(tensor.numel() for tensor in exact.values())
     all_rms = math.sqrt(sum(tensor.square().sum().item() for tensor in exact.values()) / max(1, sizes))
-    found, seen = [], []
+    found = []
     for name, parameter in parameters:
         if parameter.grad is None or name not in exact:
             continue
-        gradient = whole(parameter.grad)  # all ranks take part, also those that then need not look
-        seen.append(name)
+        gradient = whole(parameter.grad)
         mine, right = gradient.detach().cpu().double(), exact[name]
         found.append({"tensor": name} | _judge(mine, right, all_rms, reference["errors"], name, precision))
-    return {"found": found, "seen": seen}
+    return found
 
 
 def _judge(

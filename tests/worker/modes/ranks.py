@@ -5,16 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import traceback
-import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.launcher.api import elastic_launch
 
 from llmbench.worker.process import die_with
+from llmbench.worker.ranks import on_this_host
 
 FORK = multiprocessing.get_context("fork")
 SECONDS = 280.0  # an answer may have to be compiled
@@ -60,20 +60,7 @@ class Ranks:
 
 def _launch(size: int, asked: list[Any], told: Any, parent: int) -> None:
     die_with(parent)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=size,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-        monitor_interval=0.1,
-        start_method="fork",
-    )
-    elastic_launch(config, _serve)(asked, told, os.getpid())
+    elastic_launch(on_this_host(size), _serve)(asked, told, os.getpid())
 
 
 def _serve(asked: list[Any], told: Any, launcher: int) -> None:

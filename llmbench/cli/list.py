@@ -48,6 +48,8 @@ def list_(
         typer.echo(json.dumps(rows, indent=2))
     else:
         _table(rows)
+        if what is What.modes:
+            typer.echo("\nCombine them with +, one of each kind: llmbench run smoke --mode compile+bf16+ac")
 
 
 def _workloads() -> list[dict[str, Any]]:
@@ -74,14 +76,15 @@ def _parameters(workload: Any) -> int:
 
 
 def _modes() -> list[dict[str, Any]]:
-    from llmbench.suite.modes import EAGER, FP32, MODES
+    from llmbench.suite.modes import COMPOSED, EAGER, FP32, MODES
 
     rows = [
         {"mode": EAGER, "kind": "", "what": "fp32, as written: the reference of all others", "needs": "nothing"},
         {"mode": FP32, "kind": "precision", "what": "the same as leaving it out: eager is fp32", "needs": "nothing"},
     ]
     return rows + [
-        {"mode": mode.name, "kind": mode.axis, "what": mode.title, "needs": mode.needs} for mode in MODES.values()
+        {"mode": mode.name, "kind": mode.axis, "what": mode.title, "needs": mode.needs}
+        for mode in (*MODES.values(), *COMPOSED.values())
     ]
 
 

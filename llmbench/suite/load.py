@@ -27,7 +27,9 @@ class Settings(Strict):
     micro_batch_size: int | None = Field(None, ge=1, description="sequences (samples) of one step of one process")
     sequence_length: int | None = Field(None, ge=8, description="tokens of one sequence")
     learning_rate: float | None = Field(None, gt=0, description="peak; linear warm-up, then cosine to a tenth")
-    warmup_fraction: float = Field(0.1, ge=0, le=1, description="share of the steps in which the rate rises")
+    warmup_fraction: float = Field(
+        0.1, ge=0, le=1, description="share of the steps in which the rate rises; if any, at least 10"
+    )
     weight_decay: float = Field(0.1, ge=0, description="of matrices; never of biases and norms")
     clip_norm: float = Field(1.0, ge=0, description="global norm of the gradient; 0 is off")
     seed: int = Field(1234, ge=0, description="of the weights and of the order of the data")

@@ -46,10 +46,20 @@ def test_unknown_command_is_a_usage_error(llmbench: Command) -> None:
     assert "rnu" in done.stderr
 
 
-@pytest.mark.parametrize("what", ["workloads", "modes", "suites", "checks", "settings"])
+@pytest.mark.parametrize("what", ["workloads", "suites", "checks", "settings"])
 def test_lists(llmbench: Command, what: str) -> None:
     assert len(llmbench("list", what).stdout.splitlines()) > 2
     assert json.loads(llmbench("list", what, "--json").stdout)
+
+
+def test_modes_are_listed_with_what_combines_them(llmbench: Command) -> None:
+    from llmbench.suite.modes import COMPOSED, MODES, canonical
+
+    listed = {row["mode"]: row["here"] for row in json.loads(llmbench("list", "modes", "--json").stdout)}
+    assert set(listed) == {"eager", "fp32", *MODES, *COMPOSED}
+    assert all(canonical(name) == name for name in COMPOSED)
+    assert listed["fsdp+tp"] == "yes"
+    assert "+" in llmbench("list", "modes", "--python", "/bin/false").stdout.splitlines()[-1]
 
 
 def test_schema_is_json_schema(llmbench: Command) -> None:

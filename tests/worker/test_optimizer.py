@@ -48,6 +48,12 @@ def test_the_rate_stays_between_zero_and_its_peak(fraction: float) -> None:
     assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
+def test_a_short_training_warms_up_for_ten_steps_all_the_same() -> None:
+    rate = warmup_cosine(1e-3, 30, 0.1)
+    assert [rate(step) for step in range(10)] == pytest.approx([1e-4 * (step + 1) for step in range(10)])
+    assert warmup_cosine(1e-3, 4, 0.1)(3) == 1e-3
+
+
 def test_without_warm_up_it_begins_at_the_peak() -> None:
     assert warmup_cosine(1e-3, 40, 0.0)(0) == 1e-3
 

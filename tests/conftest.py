@@ -57,21 +57,30 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return kept | changed
 
 
+@pytest.fixture(scope="session")
+def llmbench_in(environment: dict[str, str]) -> Callable[[Path], Command]:
+    """Makes what runs ``llmbench ARGUMENTS`` in a folder, and waits for it."""
+
+    def inside(folder: Path) -> Command:
+        def run(*arguments: object, timeout: float = 240, **variables: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-m", "llmbench", *map(str, arguments)],
+                env=environment | variables,
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+            )
+
+        return run
+
+    return inside
+
+
 @pytest.fixture
-def llmbench(environment: dict[str, str], tmp_path: Path) -> Command:
+def llmbench(llmbench_in: Callable[[Path], Command], tmp_path: Path) -> Command:
     """Runs ``llmbench ARGUMENTS`` in a folder of its own, and waits for it."""
-
-    def run(*arguments: object, timeout: float = 240, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "llmbench", *map(str, arguments)],
-            env=environment | variables,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-
-    return run
+    return llmbench_in(tmp_path)
 
 
 @pytest.fixture
@@ -109,6 +118,11 @@ def suite(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are CPUs: many tests wait for processes, deadlines and browsers."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -104,6 +104,7 @@ def test_every_section_is_followed() -> None:
     assert steps == blocks - 1  # the entry point, which tests/launch/test_foreign.py has
 
 
+@pytest.mark.slow
 def test_a_workload_of_your_own(follow: Callable[[Section], list[str]], tmp_path: Path) -> None:
     section = sections()["A workload of your own"]
     assert list(section.files) == ["waves.py", "bigram.py"]
@@ -129,6 +130,7 @@ def test_a_workload_of_your_own(follow: Callable[[Section], list[str]], tmp_path
     assert record.throughput.unit == "tokens/s"
 
 
+@pytest.mark.slow
 @pytest.mark.hf
 def test_a_model_of_transformers(follow: Callable[[Section], list[str]], tmp_path: Path) -> None:
     pytest.importorskip("transformers")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import jsonschema
 import pytest
 
+from llmbench.launch.target import patience
 from llmbench.results.schema import json_schema
 from tests.conftest import QUICK, Command, records_of
 
@@ -23,43 +26,75 @@ def _usage_error(llmbench: Command, *arguments: object, names: tuple[str, ...], 
         assert name in done.stderr
 
 
-def test_a_run_leaves_valid_records_series_and_a_report(
-    llmbench: Command, suite: Callable[..., Path], tmp_path: Path
-) -> None:
-    out = tmp_path / "r"
-    done = llmbench("run", suite(QUICK), "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert str(out / "report.html") in done.stdout
+SECRET = "hf_planted0123456789abcdefABCDEF"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished run: its folder, and what it said."""
+
+    out: Path
+    said: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def done(llmbench_in: Callable[[Path], Command], tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """A run that several tests look at."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "mine.toml").write_text(QUICK)
+    said = llmbench_in(folder)("run", "mine.toml", "--out", folder / "r", HF_TOKEN=SECRET, TORCH_API_KEY=SECRET)
+    return Done(folder / "r", said)
+
+
+def test_a_run_leaves_valid_records_series_and_a_report(done: Done) -> None:
+    assert done.said.returncode == 0, done.said.stderr
+    assert str(done.out / "report.html") in done.said.stdout
     schema = json_schema()
-    lines = (out / "records.jsonl").read_text().splitlines()
+    lines = (done.out / "records.jsonl").read_text().splitlines()
     assert len(lines) == 2
     for line in lines:
         jsonschema.validate(json.loads(line), schema["Record"])
-    jsonschema.validate(json.loads((out / "run.json").read_text()), schema["Run"])
-    for record in records_of(out).values():
+    jsonschema.validate(json.loads((done.out / "run.json").read_text()), schema["Run"])
+    for record in records_of(done.out).values():
         assert record.status == "ok"
         assert record.loss.finite
         assert record.loss.learned
         assert record.throughput.value > 0
         low, high = record.throughput.ci95
         assert low < record.throughput.value < high
-        series = json.loads((out / record.series).read_text())
+        series = json.loads((done.out / record.series).read_text())
         assert len(series["loss"]) == record.config["steps"] == len(series["step_seconds"]) + 1
         window = series["step_seconds"][series["first_timed_step"] - 1 :]
         assert record.throughput.n == len(window)
         work = record.config["micro_batch_size"] * record.config.get("sequence_length", 1)
         assert record.throughput.value == pytest.approx(work * len(window) / sum(window), rel=1e-3)
-        assert (out / record.log).exists()
-    # Progress is no result: stdout holds the table, stderr what happened.
-    assert "[1/2] PASS" in done.stderr
-    assert "[1/2]" not in done.stdout
+        assert (done.out / record.log).exists()
+    # Progress is no result: stdout holds the table, stderr what happened, in lines.
+    assert "[1/2] PASS    regression-linear/eager/ws1" in done.said.stderr
+    assert "[1/2]" not in done.said.stdout
+    assert "\x1b" not in done.said.stderr + done.said.stdout
 
 
-def test_gpt_prints_its_perplexity_beside_that_of_the_word_frequencies(
-    llmbench: Command, suite: Callable[..., Path], tmp_path: Path
-) -> None:
-    done = llmbench("run", suite(QUICK), "--out", tmp_path / "r", "-w", "gpt")
-    assert "perplexity  unigram" in done.stdout
+def test_gpt_prints_its_perplexity_beside_that_of_the_word_frequencies(done: Done) -> None:
+    assert "perplexity  unigram" in done.said.stdout
+
+
+def test_secrets_stay_out_of_the_run(done: Done) -> None:
+    assert done.said.returncode == 0
+    for file in done.out.rglob("*"):
+        if file.is_file():
+            assert SECRET.encode() not in file.read_bytes(), file
+
+
+def test_threads_that_wait_do_not_spin_for_long(done: Done) -> None:
+    assert json.loads((done.out / "run.json").read_text())["environment"]["variables"]["GOMP_SPINCOUNT"] == "20000"
+
+
+def test_a_folder_that_holds_a_run(llmbench: Command, done: Done) -> None:
+    before = (done.out / "records.jsonl").read_bytes()
+    suite = done.out.parent / "mine.toml"
+    _usage_error(llmbench, suite, "--out", done.out, names=("holds a run already", "--resume"))
+    assert (done.out / "records.jsonl").read_bytes() == before
 
 
 def test_json_is_one_document(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
@@ -133,14 +168,6 @@ def test_cuda_where_there_is_none(llmbench: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
-def test_a_folder_that_holds_a_run(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
-    path = suite(QUICK)
-    assert llmbench("run", path, "--out", tmp_path / "r", "-w", "regression").returncode == 0
-    before = (tmp_path / "r" / "records.jsonl").read_bytes()
-    _usage_error(llmbench, path, "--out", tmp_path / "r", names=("holds a run already", "--resume"))
-    assert (tmp_path / "r" / "records.jsonl").read_bytes() == before
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     locked = tmp_path / "locked"
@@ -149,23 +176,7 @@ def test_a_folder_that_cannot_be_written(llmbench: Command, suite: Callable[...,
     _usage_error(llmbench, suite(QUICK), "--out", locked / "r", names=("cannot write",))
 
 
-@pytest.mark.parametrize(
-    ("given", "seen"), [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
-)
-def test_threads_that_wait_do_not_spin_for_long_unless_the_user_says_so(
-    llmbench: Command, suite: Callable[..., Path], tmp_path: Path, given: dict[str, str], seen: str | None
-) -> None:
-    assert llmbench("run", suite(QUICK), "-w", "regression", "--out", tmp_path / "r", **given).returncode == 0
-    variables = json.loads((tmp_path / "r" / "run.json").read_text())["environment"]["variables"]
-    assert variables.get("GOMP_SPINCOUNT") == seen
-
-
-def test_secrets_stay_out_of_the_run(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
-    planted = "hf_planted0123456789abcdefABCDEF"
-    done = llmbench(
-        "run", suite(QUICK), "-w", "regression", "--out", tmp_path / "r", HF_TOKEN=planted, TORCH_API_KEY=planted
-    )
-    assert done.returncode == 0
-    for file in (tmp_path / "r").rglob("*"):
-        if file.is_file():
-            assert planted.encode() not in file.read_bytes(), file
+@pytest.mark.parametrize("given", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_how_threads_wait_is_the_users_choice(given: dict[str, str]) -> None:
+    assert patience({"PATH": "/bin"}) == {"GOMP_SPINCOUNT": "20000"}
+    assert patience(given) == {}

@@ -45,6 +45,7 @@ _BREAKAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", _BREAKAGES)
 def test_broken_arithmetic_is_named(check: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = _numerics(_BREAKAGES[check], monkeypatch, tmp_path)
@@ -63,6 +64,7 @@ def _numerics(breakage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     return {c.id: [finding.verdict for finding in c.run(context)] for c in asked}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", ["numerics.bf16", "numerics.fp16"])
 def test_sums_in_low_precision_are_a_warning(check: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dtype = {"numerics.bf16": "bfloat16", "numerics.fp16": "float16"}[check]
@@ -94,6 +96,7 @@ def test_one_thread_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "OMP_NUM_THREADS=1" in finding.evidence
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 @pytest.mark.timeout(120)
 def test_compile_really_compiles_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def _provoke(
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 def test_raises(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     path = suite(
@@ -62,7 +63,7 @@ def test_out_of_memory_in_python(llmbench: Command, suite: Callable[..., Path], 
     assert records[GOOD].status == "ok"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.slow)])
 def test_dies_by_signal(
     started: Callable[..., subprocess.Popen[str]], suite: Callable[..., Path], tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -76,6 +77,7 @@ def test_dies_by_signal(
     assert records[GOOD].status == "ok"
 
 
+@pytest.mark.slow
 def test_hangs_past_its_deadline(
     started: Callable[..., subprocess.Popen[str]], suite: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -88,6 +90,7 @@ def test_hangs_past_its_deadline(
     assert records[GOOD].status == "ok"
 
 
+@pytest.mark.slow
 def test_slow_case_tells_where_it_was(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     path = suite(BAD_FIRST.replace("deadline_seconds = 240", "deadline_seconds = 8"))
     assert llmbench("run", path, "--out", tmp_path / "r").returncode == 3
@@ -96,6 +99,7 @@ def test_slow_case_tells_where_it_was(llmbench: Command, suite: Callable[..., Pa
     assert "last seen at" in error.message  # the innermost frame of the stack that it was asked for
 
 
+@pytest.mark.slow
 def test_server_dies(started: Callable[..., subprocess.Popen[str]], suite: Callable[..., Path], tmp_path: Path) -> None:
     def kill_server(worker: int) -> None:
         os.kill(int(Path(f"/proc/{worker}/stat").read_text().split()[3]), signal.SIGKILL)
@@ -121,6 +125,7 @@ def test_loss_that_is_not_finite_is_invalid(llmbench: Command, suite: Callable[.
     assert (tmp_path / "r" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_without_a_compiler_compiled_cases_are_skipped(
     llmbench: Command, suite: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -141,6 +146,7 @@ def _memory_cgroup() -> Path | None:
     return root if os.geteuid() == 0 and os.access(root / "cgroup.procs", os.W_OK) else None
 
 
+@pytest.mark.slow
 @pytest.mark.cgroup
 @pytest.mark.skipif(_memory_cgroup() is None, reason="needs root and a memory cgroup of version 1")
 def test_killed_by_the_kernel_for_memory(

@@ -221,7 +221,11 @@ def test_a_configuration(configuration: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "lama"}, "config.json: model_type: model_type 'lama' is unknown to transformers"),
+        pytest.param(
+            {"model_type": "lama"},
+            "config.json: model_type: model_type 'lama' is unknown to transformers",
+            marks=pytest.mark.slow,
+        ),
         ({"hidden_size": "big"}, "config.json: hidden_size: "),
     ],
     ids=["type", "value"],
@@ -299,6 +303,7 @@ def test_without_transformers_it_is_planned_by_what_the_file_says(
     assert masked.family.objective == "masked"
 
 
+@pytest.mark.slow
 def test_without_transformers_its_cases_are_skipped(
     configuration: Callable[..., str], without_transformers: str, llmbench: Command, here: Path
 ) -> None:

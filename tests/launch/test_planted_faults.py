@@ -122,6 +122,7 @@ def test_gradients_that_nobody_could_compare_are_told(train: Train) -> None:
     assert [check.reference for check in record.parity.checks] == ["broken_training:NoDouble/eager/ws1"]
 
 
+@pytest.mark.slow
 def test_the_command_says_it_too(llmbench: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         f'workloads = ["tests.launch.broken_training:NeverReduced", "regression-linear"]\n'

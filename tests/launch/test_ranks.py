@@ -111,6 +111,7 @@ def _trains(out: Path, case: str) -> bool:
     return all(log.exists() and "timed" in log.read_text() for log in logs)
 
 
+@pytest.mark.slow
 def test_death_of_the_launcher_and_interrupt(
     started: Callable[..., subprocess.Popen[str]], suite: Callable[..., Path], tmp_path: Path
 ) -> None:

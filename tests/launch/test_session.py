@@ -55,7 +55,9 @@ def test_kill_9_of_the_run(
     assert json.loads((out / "run.json").read_text())["status"] == "done"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_interrupt_keeps_what_is_finished(
     started: Callable[..., subprocess.Popen[str]],
     suite: Callable[..., Path],
@@ -80,6 +82,7 @@ def test_interrupt_keeps_what_is_finished(
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_losses_are_bitwise_the_same(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     path = suite(QUICK.replace('"gpt-tiny"', '"bert-tiny", "gpt-tiny", "lora-tiny"'))
     for name in ("one", "two"):
@@ -91,6 +94,7 @@ def test_losses_are_bitwise_the_same(llmbench: Command, suite: Callable[..., Pat
         assert json.loads(one.read_text())["loss"] == json.loads(two.read_text())["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 def test_resume_runs_only_what_failed(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "r"
@@ -110,6 +114,7 @@ def test_resume_runs_only_what_failed(llmbench: Command, suite: Callable[..., Pa
     ]
 
 
+@pytest.mark.slow
 def test_resume_holds_the_finished_cases_against_a_reference_that_failed_before(
     llmbench: Command, suite: Callable[..., Path], tmp_path: Path
 ) -> None:

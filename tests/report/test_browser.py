@@ -86,8 +86,7 @@ def test_labels_of_charts_stay_within_them(smoke, ladder, modes, open_page):
         assert open_page(path).page.evaluate(OUTSIDE) == []
 
 
-@pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
 def test_ladder_and_many_modes_are_silent_and_nothing_sticks_out(ladder, modes, open_page, width, scheme):
     for path in (ladder, modes[1]):
         opened = open_page(path, viewport={"width": width, "height": 900}, color_scheme=scheme)
@@ -297,7 +296,9 @@ def pages(smoke, ladder, modes, tmp_path, document):  # noqa: F811
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["run", "ladder", "modes", "doctor", "empty"])
+@pytest.mark.parametrize(
+    "name", ["run", "doctor", "empty", *(pytest.param(large, marks=pytest.mark.slow) for large in ("ladder", "modes"))]
+)
 def test_axe_finds_nothing(pages, open_page, name, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     # axe is injected as a script, which the page's own policy rightly forbids.

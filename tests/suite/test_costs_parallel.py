@@ -35,8 +35,16 @@ STEPS = {
 }
 SHARDED = ["fsdp", "bf16+fsdp", "bf16-params+fsdp", "ac+fsdp", "bf16+sac+fsdp", "hsdp", "accum4+fsdp"]
 SPLIT = ["tp", "bf16+tp", "ac+tp", "fsdp+tp"]
+FEW = ["fsdp", "tp", "fsdp+tp"]
+
+
+def marks(name: str, mode: str) -> list[pytest.MarkDecorator]:
+    peer = [pytest.mark.hf] if "hf" in name else []
+    return peer + ([] if name == "gpt" or mode in FEW else [pytest.mark.slow])
+
+
 CASES = [
-    pytest.param(step, mode, id=f"{name}-{mode}", marks=pytest.mark.hf if "hf" in name else ())
+    pytest.param(step, mode, id=f"{name}-{mode}", marks=marks(name, mode))
     for name, step in STEPS.items()
     for mode in [*SHARDED, *(SPLIT if step.family in ("gpt", "bert", "lora") else [])]
 ]

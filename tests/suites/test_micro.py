@@ -35,6 +35,7 @@ def pytest_in(environment: dict[str, str], *arguments: str, folder: Path = ROOT)
     )
 
 
+@pytest.mark.slow
 def test_measures_as_spelled_in_the_docs_and_its_json_has_a_page(environment: dict[str, str], tmp_path: Path) -> None:
     written = tmp_path / "micro.json"
     chosen = "test_matmul and fp32-256 or test_adamw_step or test_attention_backward and fp32-128 or gpt-tiny-cpu-bf16"

@@ -30,6 +30,7 @@ HALF = {"bf16", "fp16", "bf16-params"}
 
 
 PAIRS = [f"{other}+{mode}" for mode in PARALLEL for other in WITH if refusal([other, *mode.split("+")]) is None]
+FEW = {mode for mode in PAIRS if mode.endswith(("ddp", "+fsdp", "pp")) or mode in ("bf16+tp", "ac+tp", "bf16+fsdp+tp")}
 
 
 def check(found: Found, right: Found, mode: str) -> None:
@@ -76,7 +77,10 @@ def test_a_perceptron_is_trained_too(mode: str, two: Ranks, case: Case, eager: T
     check(found, eager("regression", **hidden), mode)
 
 
-@pytest.mark.parametrize("mode", [*PAIRS, *COMBINED])
+@pytest.mark.parametrize(
+    "mode",
+    [mode if mode in FEW else pytest.param(mode, marks=pytest.mark.slow) for mode in (*PAIRS, *COMBINED)],
+)
 def test_with_every_other_ingredient(mode: str, two: Ranks, case: Case, eager: Train) -> None:
     found, _ = two.call(train, case("gpt", mode, 2), STEPS)
     check(found, eager("gpt"), mode)

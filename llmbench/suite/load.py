@@ -28,7 +28,7 @@ class Settings(Strict):
     sequence_length: int | None = Field(None, ge=8, description="tokens of one sequence")
     learning_rate: float | None = Field(None, gt=0, description="peak; linear warm-up, then cosine to a tenth")
     warmup_fraction: float = Field(
-        0.1, ge=0, le=1, description="share of the steps in which the rate rises; if any, at least 10"
+        0.1, ge=0, le=1, description="share of the steps in which the rate rises; if any, at least 20"
     )
     weight_decay: float = Field(0.1, ge=0, description="of matrices; never of biases and norms")
     clip_norm: float = Field(1.0, ge=0, description="global norm of the gradient; 0 is off")

@@ -99,7 +99,7 @@ def _text(micro_batch_size: int, sequence_length: int, learning_rate: float) -> 
 
 # Layers, heads and widths from 124m up: GPT-2 (Radford et al. 2019, table 2). Their learning rates: GPT-3, table 2.1.
 _GPT_SIZES = {
-    "tiny": Size(_gpt(1024, 128, 2, 4, 128), _text(8, 128, 4e-3)),
+    "tiny": Size(_gpt(1024, 128, 2, 4, 128), _text(8, 128, 3e-3)),
     "small": Size(_gpt(8192, 256, 6, 6, 384), _text(16, 256, 1e-3)),
     "124m": Size(_gpt(50257, 1024, 12, 12, 768), _text(16, 1024, 6e-4)),
     "355m": Size(_gpt(50257, 1024, 24, 16, 1024), _text(8, 1024, 3e-4)),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 BETAS = (0.9, 0.95)  # GPT-3 (Brown et al. 2020, appendix B)
-MIN_WARMUP = 10  # steps; in fewer Adam, whose averages know little yet, overshoots, and rounding decides how far
+MIN_WARMUP = 20  # steps; in fewer Adam, whose averages know little yet, overshoots, and rounding decides how far
 
 
 def adamw(model: nn.Module, learning_rate: float, weight_decay: float, fused: bool = False) -> torch.optim.AdamW:
@@ -69,9 +69,9 @@ def clip(
 def warmup_cosine(peak: float, steps: int, warmup_fraction: float) -> Callable[[int], float]:
     """Learning rate by step: linear to ``peak``, then half a cosine down to a tenth of it; 0 after the last step.
 
-    It rises for at least ``MIN_WARMUP`` steps, unless it is not to rise at all.
+    It rises for at least ``MIN_WARMUP`` steps, be the training shorter, unless it is not to rise at all.
     """
-    warmup = max(1, round(steps * warmup_fraction), min(MIN_WARMUP, steps) if warmup_fraction else 0)
+    warmup = max(1, round(steps * warmup_fraction), MIN_WARMUP if warmup_fraction else 0)
 
     def rate(step: int) -> float:
         if step >= steps:

@@ -26,7 +26,8 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test suite. `-- -m slow` runs the slow ones; other arguments go to pytest too."""
     session.install(*CONSTRAINTS, ".[torch,hf,test]")
-    session.run("pytest", *session.posargs)
+    # Several processes import the same tests: compiled ones are worth keeping.
+    session.run("pytest", *session.posargs, env={"PYTHONDONTWRITEBYTECODE": None})
 
 
 @nox.session

@@ -53,7 +53,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
     }
-    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "GITHUB_STEP_SUMMARY")}
+    # Many short processes: they need not compile each module anew.
+    dropped = ("CI", "GITHUB_STEP_SUMMARY", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return kept | changed
 
 

@@ -80,6 +80,7 @@ def test_threads_loader_and_collective_pass() -> None:
         assert found[id] == "pass", findings(diagnosis, id)
 
 
+@pytest.mark.slow
 def test_interface_that_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "127.0.0.1")
     (finding,) = findings(diagnose(only=["network.allreduce"]), "network.allreduce")

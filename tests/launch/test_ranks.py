@@ -76,7 +76,7 @@ def test_a_rank_that_fails_is_named(train: Train) -> None:
     assert alive() == []
 
 
-@pytest.mark.parametrize("name", ["Stops", "Sleeps"])
+@pytest.mark.parametrize("name", ["Sleeps", pytest.param("Stops", marks=pytest.mark.slow)])
 def test_a_rank_that_hangs_is_named_while_the_other_waits_for_it(name: str, train: Train) -> None:
     deadline = 6
     records = train(of(name, deadline=deadline))

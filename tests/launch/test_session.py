@@ -138,6 +138,7 @@ def test_resume_holds_the_finished_cases_against_a_reference_that_failed_before(
     assert json.loads(records_of(out)["regression-linear/bf16/ws1"].model_dump_json())["parity"] == found
 
 
+@pytest.mark.slow
 def test_resume_refuses_another_text(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("A sentence of several words, again and again. " * 2000)

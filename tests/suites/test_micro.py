@@ -68,6 +68,7 @@ def test_measures_as_spelled_in_the_docs_and_its_json_has_a_page(environment: di
     assert page.all("desc")[0].text.startswith(f"matmul[cpu-fp32-256]: {rate}")
 
 
+@pytest.mark.slow
 def test_the_whole_suite_is_collected(environment: dict[str, str]) -> None:
     done = pytest_in(environment, "suites/", "--collect-only", "--benchmark-only")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,7 +13,7 @@ from llmbench.suite import costs
 from llmbench.suite.layout import batches, degrees, refusal
 from llmbench.suite.load import Settings, SuiteFile
 from llmbench.suite.modes import EAGER, canonical, ingredients, parallel, rungs
-from llmbench.suite.workloads import FAMILIES, WORKLOADS, Family, Lookup, Workload, family_of, workload
+from llmbench.suite.workloads import FAMILIES, WORKLOADS, Family, Lookup, Workload, family_of, peer_name, workload
 
 # BERT masks 15 % of the words (Devlin et al. 2019, §3.1); a fixed count keeps every shape static.
 MASKED_FRACTION = 0.15
@@ -132,7 +132,9 @@ def resolve(
     world_sizes: list[int] | None = None,
     changes: Sequence[str] = (),
 ) -> list[Case]:
-    """The cases of a suite, in order: by workload, eager first. A mode for one process has one whatever is asked.
+    """The cases of a suite, in order: by workload, eager first, peers in turns.
+
+    A mode for one process has one whatever is asked.
 
     Args:
         lookup: finds workloads by name.
@@ -179,10 +181,24 @@ def resolve(
         ]
     if not triples:
         raise UserError(f"{file.path}: no case is left", "the excludes leave nothing to run")
-    order = list(dict.fromkeys(name for name, _, _ in triples))
-    # The eager case is the reference of the others: it goes first.
-    ordered = sorted(dict.fromkeys(triples), key=lambda each: (order.index(each[0]), each[1] != EAGER))
-    return [_case(file, lookup(name), mode, size, changed) for name, mode, size in ordered]
+    return [_case(file, lookup(name), mode, size, changed) for name, mode, size in _in_order(triples)]
+
+
+def _in_order(triples: Sequence[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
+    """By workload, eager first, as it is the reference of the others.
+
+    A workload and its peer take turns, mode by mode: what is set side by side was measured side by side.
+    """
+    names = list(dict.fromkeys(name for name, _, _ in triples))
+    modes = list(dict.fromkeys((mode, size) for _, mode, size in triples))
+
+    def place(triple: tuple[str, str, int]) -> tuple[int, bool, int, int]:
+        name, mode, size = triple
+        ours = peer_name(name)
+        beside = ours if ours in names else name
+        return names.index(beside), mode != EAGER, modes.index((mode, size)), names.index(name)
+
+    return sorted(dict.fromkeys(triples), key=place)
 
 
 def _sizes(mode: str, world_sizes: Sequence[int]) -> list[int]:

@@ -31,6 +31,15 @@ def test_a_suite_is_a_matrix_with_eager_first(load: Load) -> None:
     assert ids(resolve(load(TWO_BY_TWO))) == ["gpt-tiny/eager", "gpt-tiny/bf16", "bert-tiny/eager", "bert-tiny/bf16"]
 
 
+def test_a_workload_and_its_peer_take_turns(load: Load) -> None:
+    text = "workloads = ['gpt-tiny', 'bert-tiny', 'hf-gpt2-tiny']\nmodes = ['bf16', 'eager']"
+    assert ids(resolve(load(text))) == [
+        *("gpt-tiny/eager", "hf-gpt2-tiny/eager", "gpt-tiny/bf16", "hf-gpt2-tiny/bf16"),
+        *("bert-tiny/eager", "bert-tiny/bf16"),
+    ]
+    assert ids(resolve(load(text), workloads=["hf-gpt2-tiny"])) == ["hf-gpt2-tiny/eager", "hf-gpt2-tiny/bf16"]
+
+
 def test_without_modes_it_is_eager(load: Load) -> None:
     assert ids(resolve(load("workloads = ['gpt-tiny']"))) == ["gpt-tiny/eager"]
 

@@ -42,6 +42,12 @@ def two() -> Iterator[Ranks]:
 
 
 @pytest.fixture(scope="module")
+def compiling() -> Iterator[Ranks]:
+    """Two ranks that may compile."""
+    yield from _closed(Ranks(2, "spawn"))
+
+
+@pytest.fixture(scope="module")
 def four() -> Iterator[Ranks]:
     yield from _closed(Ranks(4))
 

@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -16,15 +16,20 @@ from torch.distributed.launcher.api import elastic_launch
 from llmbench.worker.process import die_with
 from llmbench.worker.ranks import on_this_host
 
-FORK = multiprocessing.get_context("fork")
 SECONDS = 280.0  # an answer may have to be compiled
 
 
 class Ranks:
-    """Ranks on gloo, launched by torch's elastic launcher in a process of its own when they are first asked."""
+    """Ranks on gloo, launched by torch's elastic launcher in a process of its own when they are first asked.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        start: how that process starts. A fork is quick, but has no threads of its parent: whatever compiles needs a
+            process that was spawned, as a compiler that others used before waits for its threads.
+    """
+
+    def __init__(self, size: int, start: Literal["fork", "spawn"] = "fork") -> None:
         self.size = size
+        self._context: Any = multiprocessing.get_context(start)
         self._launcher: Any = None
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -46,9 +51,9 @@ class Ranks:
         return [answers[rank] for rank in range(self.size)]
 
     def _start(self) -> None:
-        self._asked = [FORK.SimpleQueue() for _ in range(self.size)]
-        self._told = FORK.Queue()
-        self._launcher = FORK.Process(target=_launch, args=(self.size, self._asked, self._told, os.getpid()))
+        self._asked = [self._context.SimpleQueue() for _ in range(self.size)]
+        self._told = self._context.Queue()
+        self._launcher = self._context.Process(target=_launch, args=(self.size, self._asked, self._told, os.getpid()))
         self._launcher.start()
 
     def close(self) -> None:

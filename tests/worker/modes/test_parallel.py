@@ -203,7 +203,7 @@ def test_every_rank_sees_its_collectives(mode: str, two: Ranks, case: Case) -> N
         "compile-blocks+fsdp+tp",
     ],
 )
-def test_compiled_ranks_train_as_one(mode: str, two: Ranks, case: Case, eager: Train) -> None:
-    found, _ = two.call(train, case("gpt", mode, 2), STEPS)
+def test_compiled_ranks_train_as_one(mode: str, compiling: Ranks, case: Case, eager: Train) -> None:
+    found, _ = compiling.call(train, case("gpt", mode, 2), STEPS)
     assert found.graphs > 0
     check(found, eager("gpt"), mode)

@@ -59,7 +59,8 @@ def _numerics(breakage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     shutil.copy(PROBES / "run.py", tmp_path)
     (tmp_path / "numerics.py").write_text(changed, encoding="utf-8")
     monkeypatch.setattr("llmbench.doctor.runner.PROBES", tmp_path)
-    context = Context(sys.executable, dict(os.environ), False, Processes())
+    # Threads of several tests at once would wait for each other past the deadline.
+    context = Context(sys.executable, os.environ | {"OMP_NUM_THREADS": "1"}, False, Processes())
     asked = [c for c in all_checks() if c.area == "numerics"]
     return {c.id: [finding.verdict for finding in c.run(context)] for c in asked}
 

@@ -84,7 +84,7 @@ def _modes() -> list[dict[str, Any]]:
     ]
     return rows + [
         {"mode": mode.name, "kind": mode.axis, "what": mode.title, "needs": mode.needs}
-        for mode in (*MODES.values(), *COMPOSED.values())
+        for mode in (*MODES.values(), *COMPOSED)
     ]
 
 

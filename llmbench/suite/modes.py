@@ -65,16 +65,16 @@ MODES: dict[str, Mode] = {mode.name: mode for mode in _ALL}  # in the order in w
 EAGER = "eager"
 FP32 = "fp32"  # what eager is; an alias of saying nothing
 
-COMPOSED = {
-    "fsdp+tp": Mode(
+COMPOSED = (
+    Mode(
         "fsdp+tp",
         "parallel",
         "2-D: tensor parallelism within groups of ranks, FSDP2 over the groups",
         "a transformer of llmbench",
-    )
-}
+    ),
+)
 """Of one axis, and yet possible together."""
-_TOGETHER = [frozenset(name.split("+")) for name in COMPOSED]
+_TOGETHER = [frozenset(mode.name.split("+")) for mode in COMPOSED]
 _REFUSED: dict[frozenset[str], str] = {
     frozenset({"pp", "accum4"}): "a pipeline splits the batch into micro-batches already",
     frozenset({"pp", "fp16"}): "each stage would scale its gradients by itself, and skip steps of its own",

@@ -7,6 +7,7 @@ Every rank does the job by itself and writes what came out; what it wrote, or ho
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ Job = dict[str, Any]
 MONITOR_SECONDS = 0.1
 # A rank that raised waits before it leaves: it may only have missed one that died, which the launcher is to see first.
 STAY_SECONDS = 10 * MONITOR_SECONDS
+FORK_SECONDS = 300.0
 
 
 def run_ranks(job: Job, events: Events, work: Callable[[Job, Events], dict[str, Any]]) -> dict[str, Any]:
@@ -49,19 +52,23 @@ def run_ranks(job: Job, events: Events, work: Callable[[Job, Events], dict[str, 
         raise Unavailable(f"{size} ranks need {size} CUDA devices, there are {found}: a smaller --world-size")
     died = None
     try:
-        elastic_launch(on_this_host(size), _rank)(job, events, work, os.getpid())
+        launch_on_this_host(size, _rank, job, events, work)
     except ChildFailedError as error:
         died = error.get_first_failure()
     results = [_read(job, rank) for rank in range(size)]
     return _merge(results, died and (died[0], died[1].exitcode))
 
 
-def on_this_host(size: int) -> LaunchConfig:
-    """So many processes here, forked from this one; if one fails, all end."""
+def launch_on_this_host(size: int, function: Callable[..., Any], *arguments: Any) -> None:
+    """Calls a function in so many processes here, forked from this one. If one fails, or this one dies, all end.
+
+    Raises:
+        ChildFailedError: one failed.
+    """
     if sys.platform.startswith("linux"):
         # All ranks are on this host, whose name need not lead anywhere.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    return LaunchConfig(
+    config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=size,
@@ -73,13 +80,27 @@ def on_this_host(size: int) -> LaunchConfig:
         monitor_interval=MONITOR_SECONDS,
         start_method="fork",
     )
+    all_forked = multiprocessing.get_context("fork").Barrier(size)
+    elastic_launch(config, _when_all_are_forked)(os.getpid(), all_forked, function, arguments)
 
 
-def _rank(job: Job, events: Events, work: Callable[[Job, Events], dict[str, Any]], agent: int) -> None:
+def _when_all_are_forked(
+    agent: int, all_forked: Barrier, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    """Keeps a rank from the launcher's store until the launcher has forked the last one.
+
+    The store looks the name of each peer up in a thread of the launcher: a rank forked at that moment has a copy of the
+    resolver's lock that nobody will ever release, and hangs in its first getaddrinfo.
+    """
+    die_with(agent)
+    all_forked.wait(FORK_SECONDS)
+    function(*arguments)
+
+
+def _rank(job: Job, events: Events, work: Callable[[Job, Events], dict[str, Any]]) -> None:
     """What runs in each rank's process."""
     # The agent's own handler would turn its goodbye into an exception, which one who waits in C++ never sees.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    die_with(agent)
     rank = int(os.environ["RANK"])
     log = os.open(_log_of(job["log"], rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)

@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch.distributed.launcher.api import elastic_launch
 
 from llmbench.worker.process import die_with
-from llmbench.worker.ranks import on_this_host
+from llmbench.worker.ranks import launch_on_this_host
 
 SECONDS = 280.0  # an answer may have to be compiled
 
@@ -65,11 +64,10 @@ class Ranks:
 
 def _launch(size: int, asked: list[Any], told: Any, parent: int) -> None:
     die_with(parent)
-    elastic_launch(on_this_host(size), _serve)(asked, told, os.getpid())
+    launch_on_this_host(size, _serve, asked, told)
 
 
-def _serve(asked: list[Any], told: Any, launcher: int) -> None:
-    die_with(launcher)
+def _serve(asked: list[Any], told: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=SECONDS))
     rank = dist.get_rank()

@@ -58,7 +58,7 @@ def doctor(
     from llmbench.doctor.runner import diagnose
 
     with _Progress(sys.stderr) as progress:
-        diagnosis = diagnose(python, only, deep, progress)
+        diagnosis = diagnose(python, only or (), deep=deep, on_event=progress)
     document = diagnosis.to_json()
     if html:
         _write_page(html, document)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +31,9 @@ class Finding:
         cause: why it is so, and what it does to training.
         fix: the command or the change that mends it.
         link: documentation or the upstream report.
+        fault: id of the ``Fault`` that was found.
+        script: shell commands of the fix, if it is safe to run them without a second thought.
+        root: id of the check that this follows from: it was not asked for its sake, or failed because of it.
     """
 
     verdict: Verdict
@@ -38,6 +41,9 @@ class Finding:
     cause: str | None = None
     fix: str | None = None
     link: str | None = None
+    fault: str | None = None
+    script: str | None = None
+    root: str | None = None
 
 
 def passed(evidence: str) -> Finding:
@@ -57,6 +63,64 @@ def failure(evidence: str, cause: str, fix: str, link: str | None = None) -> Fin
 
 
 @dataclass(frozen=True)
+class Fault:
+    """One thing that can be wrong with a machine, told apart from all others.
+
+    Texts may hold ``<placeholders>``, which the finding fills; ``<python>`` is the interpreter under test.
+
+    Attributes:
+        id: stable, ``area.check.fault``.
+        verdict: ``fail`` if training breaks or computes wrong, ``warn`` if it is slower or will break later.
+        title: what is wrong, in a line.
+        cause: why it is so, and what it does to training.
+        fix: what mends it.
+        link: documentation or an upstream report.
+        script: shell commands of the fix, if it is safe to run them without a second thought.
+    """
+
+    id: str
+    verdict: Literal["fail", "warn"]
+    title: str
+    cause: str
+    fix: str
+    link: str | None = None
+    script: str | None = None
+
+    @property
+    def check(self) -> str:
+        """Id of the check that finds it."""
+        return self.id.rpartition(".")[0]
+
+    def found(
+        self,
+        evidence: str,
+        *,
+        verdict: Literal["fail", "warn"] | None = None,
+        cause: str | None = None,
+        fix: str | None = None,
+        script: str | None = None,
+        **values: object,
+    ) -> Finding:
+        """The finding that it is here.
+
+        Args:
+            evidence: what was read or measured, and from where.
+            verdict: if it is graver, or less grave, than in general; so with ``cause``, ``fix`` and ``script``.
+            values: for the placeholders; ``free_space`` fills ``<free space>``.
+        """
+        texts = [cause or self.cause, fix or self.fix, script or (None if fix else self.script)]
+        filled = [text and fill(text, values) for text in texts]
+        return Finding(verdict or self.verdict, evidence, filled[0], filled[1], self.link, self.id, filled[2])
+
+
+def fill(text: str, values: Mapping[str, object]) -> str:
+    """The text with ``<name>`` replaced for each name that has a value."""
+    for name, value in values.items():
+        text = text.replace(f"<{name.replace('_', ' ')}>", str(value))
+    return text
+
+
+@dataclass(frozen=True)
 class Check:
     """One question.
 
@@ -65,7 +129,9 @@ class Check:
         area: the first part of the id; ``--only`` selects by it.
         title: what is asked, in a few words.
         deadline: seconds after which its process is killed.
-        needs: ids of the checks without which this one could only repeat their fault.
+        needs: ids of the checks without which this one could only repeat their fault: it is not asked if one failed.
+        follows: ids of the checks whose fault would explain one found here, which is then told under it.
+        deep: it is slow, and asked only with ``--deep`` or by its id.
         run: gives the findings. It may keep what others need in ``context.facts``.
     """
 
@@ -75,6 +141,8 @@ class Check:
     deadline: float
     needs: tuple[str, ...]
     run: Callable[[Context], Iterator[Finding]]
+    follows: tuple[str, ...] = ()
+    deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,6 +236,7 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
         "verdict": answer.verdict,
         "seconds": round(answer.seconds, 2),
         "needs": list(check.needs),
+        "follows": list(check.follows),
         "findings": [vars(finding) for finding in answer.findings],
     }
 

@@ -8,14 +8,16 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 CHANNEL = "{channel}"
+REQUESTS = "{requests}"
 _NOISE_BYTES = 64 * 1024
 _TICK = 0.02
 _EXIT_GRACE = 5.0
@@ -121,33 +123,57 @@ class Processes:
             channel: whether there is such a pipe. Without it, the process is ``done`` when it exits with 0.
         """
         started = time.monotonic()
-        noise_read, noise_write = _pipe()
-        answer_read, answer_write = _pipe()
-        argv = [str(answer_write) if part == CHANNEL else part for part in command]
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=noise_write,
-                stderr=noise_write,
-                env=dict(environ),
-                pass_fds=(answer_write,) if channel else (),
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            _close(noise_read, answer_read, noise_write, answer_write)
-            return Outcome(noise=str(error), seconds=time.monotonic() - started)
-        _close(noise_write, answer_write)
+        with _Pipes() as pipes:
+            try:
+                process = _start(command, pipes, environ, pipes.answer_write if channel else None)
+            except (OSError, ValueError) as error:
+                return Outcome(noise=str(error), seconds=time.monotonic() - started)
+            heard = self._hear(process, pipes, started + deadline)
+        return _outcome(heard, process.returncode, time.monotonic() - started, channel)
+
+    def serve(
+        self, command: Sequence[str], *, deadline: float, environ: Mapping[str, str]
+    ) -> tuple[Outcome, Server | None]:
+        """Runs a command that reports, and then forks a child for each request that it gets.
+
+        Args:
+            command: argv, in which ``CHANNEL`` and ``REQUESTS`` become the numbers of a pipe and of a socket.
+            deadline: seconds until it must have reported.
+            environ: all variables of the process.
+
+        Returns:
+            What it reported, and the server if it lives.
+        """
+        started = time.monotonic()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with _Pipes() as pipes, theirs:
+            argv = [str(theirs.fileno()) if part == REQUESTS else part for part in command]
+            try:
+                process = _start(argv, pipes, environ, pipes.answer_write, theirs.fileno())
+            except (OSError, ValueError) as error:
+                ours.close()
+                return Outcome(noise=str(error), seconds=time.monotonic() - started), None
+            heard = self._hear(process, pipes, started + deadline, stay=True)
+        outcome = _outcome(heard, process.returncode, time.monotonic() - started, channel=True)
+        if process.returncode is not None:
+            ours.close()
+            return outcome, None
+        return outcome, Server(self, ours)
+
+    def _hear(self, process: _Process, pipes: _Pipes, end: float, stay: bool = False) -> _Heard:
+        """Listens to a process, then ends it, unless it is done and shall stay."""
+        pipes.close_writers()
         self._add(process.pid)
+        heard = None
         try:
-            noise, answers, timed_out = _listen(process, noise_read, answer_read, started + deadline)
+            heard = _listen(process, pipes, end, stay)
+            return heard
         finally:
-            _kill_session(process.pid)
-            process.wait()
-            with self._lock:
-                self._running.discard(process.pid)
-            _close(noise_read, answer_read)
-        return _outcome(answers, noise, process.returncode, timed_out, time.monotonic() - started, channel)
+            if heard is None or not heard.stays:
+                _kill_session(process.pid)
+                process.wait()
+                with self._lock:
+                    self._running.discard(process.pid)
 
     def stop(self) -> None:
         """Kills all that runs, and whatever would still be started."""
@@ -163,6 +189,126 @@ class Processes:
                 _kill_session(pid)
 
 
+class Server:
+    """A process that forks a child for each request, so that the child has imported what the server has."""
+
+    def __init__(self, processes: Processes, requests: socket.socket) -> None:
+        self._processes = processes
+        self._requests = requests
+        self._lock = threading.Lock()
+
+    def run(self, request: Mapping[str, Any], deadline: float) -> Outcome:
+        """As ``Processes.run`` with a channel, in a child of the server."""
+        started = time.monotonic()
+        status_read, status_write = _pipe()
+        with _Pipes() as pipes:
+            message = json.dumps(request).encode()
+            try:
+                with self._lock:
+                    socket.send_fds(self._requests, [message], [status_write, *pipes.writers])
+            except OSError as error:
+                os.close(status_read)
+                return Outcome(noise=f"the process that imported torch has ended: {error}")
+            finally:
+                os.close(status_write)
+            with _Forked(status_read) as process:
+                heard = self._processes._hear(process, pipes, started + deadline)
+        return _outcome(heard, process.returncode, time.monotonic() - started, channel=True)
+
+
+class _Process(Protocol):
+    """What is needed of a ``subprocess.Popen``."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+
+
+class _Forked:
+    """A child of a server, known by a pipe on which its guardian writes first its process group, at last its status."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+        self._told = b""
+        self.returncode: int | None = None
+        self.pid = 0
+        while b"\n" not in self._told and self._read():
+            pass
+        if self.returncode is None:
+            self.pid = int(self._told.partition(b"\n")[0])
+
+    def __enter__(self) -> _Forked:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        os.close(self._status)
+
+    def poll(self) -> int | None:
+        while self.returncode is None and select.select([self._status], [], [], 0)[0]:
+            self._read()
+        return self.returncode
+
+    def wait(self) -> int:
+        while self.returncode is None:
+            self._read()
+        return self.returncode
+
+    def _read(self) -> bool:
+        """Waits for more. The end without a status means that the guardian was killed too."""
+        data = os.read(self._status, 64)
+        self._told += data
+        if not data:
+            words = self._told.split()
+            self.returncode = int(words[1]) if len(words) == 2 else -signal.SIGKILL
+        return bool(data)
+
+
+class _Pipes:
+    """What a process prints and what it reports: two pipes, closed at the end."""
+
+    def __init__(self) -> None:
+        self.noise, self.noise_write = _pipe()
+        self.answer, self.answer_write = _pipe()
+        self._open = {self.noise, self.noise_write, self.answer, self.answer_write}
+
+    @property
+    def writers(self) -> tuple[int, int]:
+        return self.noise_write, self.answer_write
+
+    def __enter__(self) -> _Pipes:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._close(self._open)
+
+    def close_writers(self) -> None:
+        """Closes our copies, so that the last writer's end is the end."""
+        self._close(self._open & set(self.writers))
+
+    def _close(self, descriptors: set[int]) -> None:
+        self._open = self._open - descriptors
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _start(
+    command: Sequence[str], pipes: _Pipes, environ: Mapping[str, str], channel: int | None, *inherited: int
+) -> subprocess.Popen[bytes]:
+    argv = [str(channel) if part == CHANNEL else part for part in command]
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=pipes.noise_write,
+        stderr=pipes.noise_write,
+        env=dict(environ),
+        pass_fds=(*inherited, *([channel] if channel is not None else ())),
+        start_new_session=True,
+    )
+
+
 def _pipe() -> tuple[int, int]:
     """A pipe above the standard streams: where one of those is closed, the system would hand out its number."""
     ends = []
@@ -172,34 +318,45 @@ def _pipe() -> tuple[int, int]:
     return ends[0], ends[1]
 
 
-def _close(*descriptors: int) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
 def _kill_session(pid: int) -> None:
     # The leader's process group: a process that left it also left our reach, and no longer holds our deadline.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
 
-def _listen(process: subprocess.Popen[bytes], noise: int, answer: int, end: float) -> tuple[bytes, bytes, bool]:
+@dataclass(frozen=True)
+class _Heard:
+    """All that came out of a process until it ended, was at its deadline, or ``stays``, being done."""
+
+    noise: bytes
+    answers: bytes
+    timed_out: bool = False
+    stays: bool = False
+
+
+def _listen(process: _Process, pipes: _Pipes, end: float, stay: bool) -> _Heard:
     """Reads both pipes until the process exits or ``end`` passes. One that has answered gets a short grace to exit."""
-    buffers = {noise: b"", answer: b""}
+    buffers = {pipes.noise: b"", pipes.answer: b""}
     answered_at: float | None = None
+
+    def heard(timed_out: bool = False, stays: bool = False) -> _Heard:
+        return _Heard(buffers[pipes.noise], buffers[pipes.answer], timed_out, stays)
+
     while True:
         exited = process.poll() is not None
         _read_ready(buffers, 0 if exited else _TICK)
-        buffers[noise] = buffers[noise][-_NOISE_BYTES:]
+        buffers[pipes.noise] = buffers[pipes.noise][-_NOISE_BYTES:]
         if exited:
             while _read_ready(buffers, 0):
-                buffers[noise] = buffers[noise][-_NOISE_BYTES:]
-            return buffers[noise], buffers[answer], False
+                buffers[pipes.noise] = buffers[pipes.noise][-_NOISE_BYTES:]
+            return heard()
         now = time.monotonic()
-        if answered_at is None and _last_is_done(buffers[answer]):
+        if answered_at is None and _last_is_done(buffers[pipes.answer]):
+            if stay:
+                return heard(stays=True)
             answered_at = now
         if now > end or (answered_at is not None and now > answered_at + _EXIT_GRACE):
-            return buffers[noise], buffers[answer], True
+            return heard(timed_out=True)
 
 
 def _read_ready(buffers: dict[int, bytes], timeout: float) -> bool:
@@ -219,10 +376,10 @@ def _last_is_done(data: bytes) -> bool:
     return data.endswith(b'{"done": true}\n')
 
 
-def _outcome(answers: bytes, noise: bytes, returncode: int, timed_out: bool, seconds: float, channel: bool) -> Outcome:
+def _outcome(heard: _Heard, returncode: int | None, seconds: float, channel: bool) -> Outcome:
     answer: dict[str, Any] = {}
     done, error = not channel and returncode == 0, None
-    for line in answers.splitlines():
+    for line in heard.answers.splitlines():
         try:
             part = json.loads(line)
         except ValueError:
@@ -230,5 +387,5 @@ def _outcome(answers: bytes, noise: bytes, returncode: int, timed_out: bool, sec
         done = done or "done" in part
         error = part.get("error", error)
         answer |= part.get("answer", {})
-    text = noise.decode("utf-8", "replace")
-    return Outcome(answer, done, error, text, returncode, timed_out, seconds)
+    noise = heard.noise.decode("utf-8", "replace")
+    return Outcome(answer, done, error, noise, returncode, heard.timed_out, seconds)

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -16,12 +17,14 @@ from typing import Any
 
 from llmbench import __version__
 from llmbench.doctor.checks import all_checks
-from llmbench.doctor.model import Answer, Check, Diagnosis, Finding, skipped
-from llmbench.doctor.process import CHANNEL, Outcome, Processes
+from llmbench.doctor.model import Answer, Check, Diagnosis, Finding, fill
+from llmbench.doctor.process import CHANNEL, REQUESTS, Outcome, Processes, Server
 from llmbench.errors import UserError, nearest
 from llmbench.results import redact
 
 PROBES = Path(__file__).resolve().parent / "probes"
+_AT_ONCE = 6
+"""Checks mostly wait: for a process, a disk, a name server."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Context:
         python: path of the interpreter under test.
         environ: the variables of this process, which the interpreter under test gets too.
         deep: whether slow, thorough work was asked for.
+        patience: factor of all deadlines.
         facts: what the checks found out, by fact; a check may rely on the facts of those it needs.
         deadline: seconds that the check at hand may take.
     """
@@ -40,8 +44,10 @@ class Context:
     environ: Mapping[str, str]
     deep: bool
     processes: Processes
+    patience: float = 1.0
     facts: dict[str, Any] = field(default_factory=dict)
     deadline: float = 60.0
+    _torch: list[Server] = field(default_factory=list)
 
     def probe(
         self,
@@ -50,7 +56,7 @@ class Context:
         environ: Mapping[str, str | None] | None = None,
         deadline: float | None = None,
     ) -> Outcome:
-        """Runs ``probes/NAME.py`` in the interpreter under test.
+        """Runs ``probes/NAME.py`` in a fresh process of the interpreter under test.
 
         Args:
             name: of the probe.
@@ -58,19 +64,55 @@ class Context:
             environ: variables set for it, or with None removed.
             deadline: seconds, if not the check's.
         """
-        changes = environ or {}
-        variables = {name: value for name, value in self.environ.items() if changes.get(name, value) is not None}
-        variables |= {name: value for name, value in changes.items() if value is not None}
         return self.processes.run(
-            [self.python, str(PROBES / "run.py"), str(PROBES / f"{name}.py"), CHANNEL, json.dumps(arguments or {})],
-            deadline=deadline or self.deadline,
-            environ=variables,
+            self._argv(name, arguments),
+            deadline=self._patient(deadline),
+            environ=self._variables(environ),
             channel=True,
         )
 
+    def import_torch(self) -> Outcome:
+        """Runs ``probes/torch_import.py``; its process then stays, and serves ``torch_probe``."""
+        command = [*self._argv("torch_import", None), REQUESTS]
+        outcome, server = self.processes.serve(command, deadline=self._patient(None), environ=self.environ)
+        if server is not None:
+            self._torch.append(server)
+        return outcome
+
+    def torch_probe(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str | None] | None = None,
+        deadline: float | None = None,
+    ) -> Outcome:
+        """As ``probe``, in a fork of the process that has imported torch: for checks that need ``torch.import``.
+
+        The variables in ``environ`` come too late for what torch reads when it is imported.
+        """
+        if not self._torch:
+            return self.probe(name, arguments, environ, deadline)
+        request = {
+            "path": str(PROBES / f"{name}.py"),
+            "arguments": arguments or {},
+            "environ": environ or {},
+        }
+        return self._torch[0].run(request, self._patient(deadline))
+
+    def _argv(self, name: str, arguments: Mapping[str, Any] | None) -> list[str]:
+        runner, probe = str(PROBES / "run.py"), str(PROBES / f"{name}.py")
+        return [self.python, runner, probe, CHANNEL, json.dumps(arguments or {})]
+
+    def _variables(self, changes: Mapping[str, str | None] | None) -> dict[str, str]:
+        variables = {**self.environ, **(changes or {})}
+        return {name: value for name, value in variables.items() if value is not None}
+
+    def _patient(self, deadline: float | None) -> float:
+        return self.patience * (deadline or self.deadline)
+
     def command(self, argv: Sequence[str], deadline: float | None = None) -> Outcome:
         """Runs a program of this machine."""
-        return self.processes.run(argv, deadline=deadline or self.deadline, environ=self.environ)
+        return self.processes.run(argv, deadline=self._patient(deadline), environ=self.environ)
 
 
 @dataclass(frozen=True)
@@ -94,33 +136,37 @@ Event = Started | Finished
 
 def diagnose(
     python: str | None = None,
-    only: Sequence[str] | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
     deep: bool = False,
+    patience: float = 1.0,
     on_event: Callable[[Event], None] | None = None,
 ) -> Diagnosis:
     """Judges the environment of an interpreter. Nothing in that environment can make this fail.
 
     Args:
         python: path or name of the interpreter; this one if None. llmbench need not be installed there.
-        only: areas (or ids of checks); what these need is asked too. All if None or empty.
+        only: areas, or ids of checks; what these need is asked too. All if empty.
+        skip: areas, or ids of checks, that are not asked, nor what needs them.
         deep: do slow, thorough work as well.
+        patience: factor of all deadlines.
         on_event: called from this thread as checks start and finish.
 
     Raises:
-        UserError: there is no such interpreter or area.
+        UserError: there is no such interpreter, area or check.
     """
     interpreter = find_interpreter(python)
-    checks = select(all_checks(), only or ())
+    checks = select(all_checks(), only, skip, deep)
     started_at, started = datetime.now(UTC), time.monotonic()
     processes = Processes()
-    context = Context(interpreter, dict(os.environ), deep, processes)
+    context = Context(interpreter, dict(os.environ), deep, processes, patience)
     try:
         answers = _ask_all(checks, context, on_event or (lambda event: None))
     finally:
         processes.stop()
     return Diagnosis(
         python=interpreter,
-        answers=tuple(answers[check.id] for check in checks),
+        answers=tuple(_to_their_roots([answers[check.id] for check in checks], interpreter)),
         facts=context.facts,
         environment=redact.environment(os.environ),
         seconds=time.monotonic() - started,
@@ -145,38 +191,53 @@ def find_interpreter(python: str | None) -> str:
     return found if os.path.isabs(found) else os.path.join(os.getcwd(), found)
 
 
-def select(checks: Sequence[Check], only: Sequence[str]) -> list[Check]:
-    """The checks of these areas or ids, and those that they need, in the order of ``checks``.
+def select(
+    checks: Sequence[Check], only: Sequence[str] = (), skip: Sequence[str] = (), deep: bool = False
+) -> list[Check]:
+    """The checks of these areas or ids and those that they need, in the order of ``checks``.
+
+    Those that are for ``deep`` only are left out otherwise, unless one is named by its id.
 
     Raises:
         UserError: a name is neither an area nor an id.
     """
     by_id = {check.id: check for check in checks}
     areas = list(dict.fromkeys(check.area for check in checks))
-    for name in only:
-        if name not in by_id and name not in areas:
-            hint = nearest(name, [*by_id] if "." in name else areas)
-            raise UserError(f"--only {name}: no such area", hint)
-    wanted = [check.id for check in checks if not only or check.area in only or check.id in only]
+    for option, names in (("--only", only), ("--skip", skip)):
+        for name in names:
+            if name not in by_id and name not in areas:
+                hint = nearest(name, [*by_id] if "." in name else areas)
+                raise UserError(f"{option} {name}: no such area or check", hint)
+    skipped = {check.id for check in checks if check.area in skip or check.id in skip}
+    wanted = [
+        check.id
+        for check in checks
+        if check.id in only or ((not only or check.area in only) and (deep or not check.deep))
+    ]
     for id in wanted:
         wanted.extend(need for need in by_id[id].needs if need not in wanted)
-    return [check for check in checks if check.id in wanted]
+    kept = {id for id in wanted if not skipped & _all_needs(by_id, id)}
+    return [check for check in checks if check.id in kept]
+
+
+def _all_needs(by_id: Mapping[str, Check], id: str) -> set[str]:
+    """The check itself, what it needs, and what that needs."""
+    return {id}.union(*(_all_needs(by_id, need) for need in by_id[id].needs))
 
 
 def _ask_all(checks: Sequence[Check], context: Context, tell: Callable[[Event], None]) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     waiting = {check.id: check for check in checks}
     running: dict[Future[Answer], Check] = {}
-    workers = max(2, min(4, len(os.sched_getaffinity(0)) // 2))
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="doctor")
+    pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="doctor")
     try:
         while waiting or running:
             for check in _ready(waiting, answers):
-                blocker = _unmet_need(check, answers)
-                if blocker:
-                    answers[check.id] = Answer(check, (skipped(f"needs {blocker}"),), 0.0)
+                root = _unmet_need(check, answers)
+                if root:
+                    answers[check.id] = Answer(check, (Finding("skip", f"needs {root}", root=root),), 0.0)
                     tell(Finished(answers[check.id], len(checks)))
-                elif len(running) < workers:
+                elif len(running) < _AT_ONCE:
                     running[pool.submit(_ask, check, context)] = check
                     tell(Started(check, len(checks)))
                 else:
@@ -194,20 +255,47 @@ def _ask_all(checks: Sequence[Check], context: Context, tell: Callable[[Event], 
 
 
 def _ready(waiting: Mapping[str, Check], answers: Mapping[str, Answer]) -> list[Check]:
-    """Checks whose needs are answered, the longest first, so that the last to end is not the last to start."""
+    """Checks whose needs are answered; those that most others wait for come first."""
     ready = [check for check in waiting.values() if all(need in answers for need in check.needs)]
-    return sorted(ready, key=lambda check: -check.deadline)
+    awaited = Counter(need for check in waiting.values() for need in check.needs)
+    return sorted(ready, key=lambda check: -awaited[check.id])
 
 
 def _unmet_need(check: Check, answers: Mapping[str, Answer]) -> str | None:
     """The root of what keeps a check from being asked: the need that failed, even if there are others in between."""
     for need in check.needs:
-        answer = answers[need]
-        if answer.verdict in ("fail", "incomplete"):
+        if answers[need].verdict in ("fail", "incomplete"):
             return need
-        reasons = [finding.evidence for finding in answer.findings if finding.verdict == "skip"]
-        if reasons and reasons[0].startswith("needs "):
-            return reasons[0].removeprefix("needs ")
+        roots = [finding.root for finding in answers[need].findings if finding.root]
+        if roots:
+            return roots[0]
+    return None
+
+
+_GRAVITY = {"fail": 2, "warn": 1}
+
+
+def _to_their_roots(answers: Sequence[Answer], python: str) -> list[Answer]:
+    """The answers, with each fault that only follows from another told as such, and ``<python>`` filled in."""
+    by_id = {answer.check.id: answer for answer in answers}
+
+    def explain(answer: Answer, finding: Finding) -> Finding:
+        gravity = _GRAVITY.get(finding.verdict)
+        root = gravity and _root(answer.check, gravity, by_id)
+        if root:
+            return replace(finding, verdict="skip", evidence=f"follows from {root}: {finding.evidence}", root=root)
+        texts = (finding.cause, finding.fix, finding.script)
+        cause, fix, script = (text and fill(text, {"python": python}) for text in texts)
+        return replace(finding, cause=cause, fix=fix, script=script)
+
+    return [replace(a, findings=tuple(explain(a, finding) for finding in a.findings)) for a in answers]
+
+
+def _root(check: Check, gravity: int, by_id: Mapping[str, Answer]) -> str | None:
+    """The check farthest up whose fault, no less grave, explains this one's."""
+    for id in check.follows:
+        if id in by_id and _GRAVITY.get(by_id[id].verdict, 0) >= gravity:
+            return _root(by_id[id].check, gravity, by_id) or id
     return None
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmbench.doctor import runner
 from llmbench.doctor.checks import all_checks
 from llmbench.doctor.model import Diagnosis, Finding
+from llmbench.doctor.runner import diagnose
 
 
 def _may_mount() -> bool:
@@ -81,3 +84,30 @@ def findings(diagnosis: Diagnosis, check: str) -> tuple[Finding, ...]:
 
 def verdicts(diagnosis: Diagnosis) -> dict[str, str]:
     return {answer.check.id: answer.verdict for answer in diagnosis.answers}
+
+
+def ask(check: str, **options: Any) -> tuple[Finding, ...]:
+    """The findings of one check; it and what it needs are all that is asked."""
+    return findings(diagnose(only=[check], **options), check)
+
+
+def one(check: str, **options: Any) -> Finding:
+    """The only finding of one check."""
+    (finding,) = ask(check, **options)
+    return finding
+
+
+def inside(setup: str, *options: str) -> dict[str, list[dict[str, Any]]]:
+    """What ``llmbench doctor`` finds in namespaces (mount, pid, network, host name) of its own, by check.
+
+    Args:
+        setup: shell commands run first, as root of these namespaces; may export variables.
+        options: of ``llmbench doctor``, e.g. ``--only``.
+    """
+    script = f'set -e\n{setup}\nexec "$@"'
+    program = [sys.executable, "-m", "llmbench", "doctor", "--json", *options]
+    namespaces = ["unshare", "--mount", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    command = [*namespaces, "--propagation", "private", "bash", "-c", script, "bash", *program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, 1), done.stderr
+    return {check["id"]: check["findings"] for check in json.loads(done.stdout)["checks"]}

@@ -94,7 +94,11 @@ _DEEP_DEADLINE = 300.0
 
 
 @check(
-    "compile.kernel", "torch.compile compiles, and is right", deadline=90, needs=("torch.import", "compile.compiler")
+    "compile.kernel",
+    "torch.compile compiles, and is right",
+    deadline=90,
+    needs=("torch.import", "compile.compiler"),
+    deep=True,
 )
 def kernel(context: Context) -> Iterator[Finding]:
     """Compiles into a fresh folder, so that nothing can come from a cache, and removes it."""

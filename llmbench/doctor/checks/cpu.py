@@ -117,7 +117,7 @@ def limits(context: Context) -> Iterator[Finding]:
 )
 def loader(context: Context) -> Iterator[Finding]:
     arguments = {"rows": 6, "columns": (16 if context.deep else 1) * 2**20, "timeout": 40}
-    outcome = context.probe("loader", arguments)
+    outcome = context.torch_probe("loader", arguments)
     found = outcome.answer
     if not outcome.ok:
         bus_error = "bus error" in f"{outcome.noise}{outcome.error}".lower()

@@ -101,7 +101,7 @@ def allreduce(context: Context) -> Iterator[Finding]:
         return
     world_size = 4 if context.deep else 2
     left_over = dict.fromkeys(("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"))
-    outcome = context.probe("allreduce", {"world_size": world_size, "timeout": 30}, left_over)
+    outcome = context.torch_probe("allreduce", {"world_size": world_size, "timeout": 30}, left_over)
     expected = str(float(sum(range(1, world_size + 1))))
     answers = outcome.answer.get("answers")
     if answers == [expected] * world_size:

@@ -16,7 +16,7 @@ _REINSTALL = "reinstall torch in a fresh environment; if it stays, test the mach
 @check("numerics.tensor", "Tensor arithmetic is right", deadline=60, needs=("torch.import",))
 def tensor(context: Context) -> Iterator[Finding]:
     """Runs all the arithmetic in one process; the other checks of this area read what it found."""
-    outcome = context.probe("numerics", {"size": 512 if context.deep else 128})
+    outcome = context.torch_probe("numerics", {"size": 512 if context.deep else 128})
     context.facts["numerics"] = outcome.answer | {"process": "reported all" if outcome.ok else outcome.ending}
     yield _compared(context, "tensor", "matmul, sums and softmax")
 

@@ -96,10 +96,16 @@ def _sizes(files: list[list[Any]]) -> str:
     return f"{name} has {size:,} bytes; its installer recorded {recorded:,}{others}"
 
 
-@check("torch.import", "torch imports", deadline=90, needs=("environment.folder", "torch.files"))
+@check(
+    "torch.import",
+    "torch imports",
+    deadline=30,
+    needs=("environment.folder", "python.starts"),
+    follows=("torch.files", "python.shadow"),
+)
 def import_(context: Context) -> Iterator[Finding]:
     """Keeps what torch says of itself as fact ``torch``."""
-    outcome = context.probe("torch_import")
+    outcome = context.import_torch()
     found = outcome.answer
     if "version" not in found:
         yield _import_failure(context, outcome)

@@ -17,7 +17,7 @@ _GUIDE = "https://docs.nvidia.com/deploy/cuda-compatibility/"
 _FP32_ROUNDOFF = 2.0**-24
 
 
-@check("cuda.build", "The build of torch fits to the devices", needs=("torch.import",))
+@check("gpu.build", "The build of torch fits to the devices", needs=("torch.import",))
 def build(context: Context) -> Iterator[Finding]:
     """Keeps the devices and the driver as fact ``nvidia``."""
     devices, driver = nvidia_devices(), nvidia_driver()
@@ -40,7 +40,7 @@ def build(context: Context) -> Iterator[Finding]:
         yield passed(f"torch {torch['version']} is a CPU build, and there is no NVIDIA device")
 
 
-@check("cuda.driver", "The driver is new enough for torch", needs=("cuda.build",))
+@check("gpu.driver", "The driver is new enough for torch", needs=("gpu.build",))
 def driver(context: Context) -> Iterator[Finding]:
     cuda, nvidia = context.facts["torch"]["cuda"], context.facts["nvidia"]
     if not cuda or not nvidia["devices"]:
@@ -66,7 +66,7 @@ def driver(context: Context) -> Iterator[Finding]:
         yield passed(f"driver {version} for CUDA {cuda}" + (f" (at least {least} is needed)" if least else ""))
 
 
-@check("cuda.devices", "torch computes right on each GPU", deadline=90, needs=("cuda.driver", "torch.import"))
+@check("gpu.devices", "torch computes right on each GPU", deadline=90, needs=("gpu.driver", "torch.import"))
 def devices(context: Context) -> Iterator[Finding]:
     torch, nvidia = context.facts["torch"], context.facts["nvidia"]
     if not (torch["cuda"] or torch["hip"]) or (torch["cuda"] and not nvidia["devices"]):
@@ -80,7 +80,7 @@ def devices(context: Context) -> Iterator[Finding]:
             "unset CUDA_VISIBLE_DEVICES",
         )
         return
-    outcome = context.probe("cuda_devices")
+    outcome = context.torch_probe("cuda_devices")
     found = outcome.answer
     if not outcome.ok:
         yield failure(

@@ -1,0 +1,1 @@
+"""Packages beside torch that must fit to it."""

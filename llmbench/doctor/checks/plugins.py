@@ -1,0 +1,28 @@
+"""Checks that other packages bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.model import Finding, passed
+from llmbench.doctor.runner import Context
+
+BROKEN = fault(
+    "plugins.load.broken",
+    "warn",
+    "A plug-in of doctor cannot be imported",
+    cause="a package that brings checks of its own (entry point group llmbench.checks) is broken: they are not asked",
+    fix="mend or uninstall the package that has this entry point",
+)
+
+
+@check("plugins.load", "Checks of other packages can be imported")
+def plugins(context: Context) -> Iterator[Finding]:
+    from llmbench.doctor.checks import PLUGINS, load
+
+    broken = load()
+    for name, reason in broken.items():
+        yield BROKEN.found(f"entry point {name} of group {PLUGINS}: {reason}")
+    if not broken:
+        yield passed("none is broken")

@@ -75,7 +75,7 @@ def test_sums_in_low_precision_are_a_warning(check: str, monkeypatch: pytest.Mon
 
 
 def test_threads_loader_and_collective_pass() -> None:
-    diagnosis = diagnose(only=["cpu.loader", "network.allreduce", "gpu.build"])
+    diagnosis = diagnose(only=["cpu.loader", "network.allreduce", "cuda.build"])
     found = verdicts(diagnosis)
     for id in ("cpu.loader", "network.allreduce"):
         assert found[id] == "pass", findings(diagnosis, id)

@@ -23,7 +23,9 @@ AREAS = (
     "cpu",
     "storage",
     "network",
+    "cuda",
     "gpu",
+    "stress",
     "plugins",
 )
 """In the order in which they are told; those of plug-ins come after."""

@@ -1,0 +1,1 @@
+"""Real work, with --deep: memory, arithmetic, clocks and links under load."""

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -237,7 +237,7 @@ def _ask_all(checks: Sequence[Check], context: Context, tell: Callable[[Event], 
                 if root:
                     answers[check.id] = Answer(check, (Finding("skip", f"needs {root}", root=root),), 0.0)
                     tell(Finished(answers[check.id], len(checks)))
-                elif len(running) < _AT_ONCE:
+                elif _may_start(check, running.values()):
                     running[pool.submit(_ask, check, context)] = check
                     tell(Started(check, len(checks)))
                 else:
@@ -258,7 +258,13 @@ def _ready(waiting: Mapping[str, Check], answers: Mapping[str, Answer]) -> list[
     """Checks whose needs are answered; those that most others wait for come first."""
     ready = [check for check in waiting.values() if all(need in answers for need in check.needs)]
     awaited = Counter(need for check in waiting.values() for need in check.needs)
-    return sorted(ready, key=lambda check: -awaited[check.id])
+    return sorted(ready, key=lambda check: (check.alone, -awaited[check.id]))
+
+
+def _may_start(check: Check, running: Collection[Check]) -> bool:
+    if check.alone or any(other.alone for other in running):
+        return not running
+    return len(running) < _AT_ONCE
 
 
 def _unmet_need(check: Check, answers: Mapping[str, Answer]) -> str | None:

@@ -105,7 +105,8 @@ def ancestors() -> list[str] | None:
 
     Of processes of another namespace nothing is known: the list then ends early.
     """
-    found, pid = [], os.getppid()
+    found: list[str] = []
+    pid = os.getppid()
     if not mounted("/proc"):
         return None
     while pid > 0 and len(found) < 64:

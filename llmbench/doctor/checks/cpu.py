@@ -134,7 +134,9 @@ def threads(context: Context) -> Iterator[Finding]:
         )
     elif throttled and throttled[1] >= 100 and throttled[0] > throttled[1] // 4:
         found.append(
-            THROTTLED.found(f"the control group's CPU quota stopped this group in {throttled[0]} of {throttled[1]} periods")
+            THROTTLED.found(
+                f"the control group's CPU quota stopped this group in {throttled[0]} of {throttled[1]} periods"
+            )
         )
     if count == 1 and usable > 1 and (quota is None or quota >= 2):
         ones = [name for name, value in set_here.items() if value.strip() == "1"]
@@ -147,7 +149,9 @@ def threads(context: Context) -> Iterator[Finding]:
             )
         )
     elif count > usable and (quota is None or quota >= usable):
-        found.append(MANY_THREADS.found(f"torch uses {count} threads on {usable} usable CPUs{_set(set_here)}", cpus=usable))
+        found.append(
+            MANY_THREADS.found(f"torch uses {count} threads on {usable} usable CPUs{_set(set_here)}", cpus=usable)
+        )
     yield from found
     if not found:
         limit = f"; cgroup quota {quota:g} CPU" if quota is not None else ""
@@ -234,7 +238,7 @@ NO_OBJECT = fault(
     "cpu.loader.object",
     "fail",
     "DataLoader workers cannot make files in shared memory",
-    cause="/dev/shm is missing, read-only or full",
+    cause="the shared memory folder (/dev/shm) is missing, read-only or full",
     fix="mount -t tmpfs -o size=16g tmpfs /dev/shm, or docker run --shm-size=16g; until then use num_workers=0",
 )
 NO_FILES = fault(

@@ -38,7 +38,8 @@ FEW_PIDS = fault(
     "The control group allows few processes and threads",
     cause="each process of torch starts a thread per core, and each DataLoader worker is one more: they fail with "
     "'Resource temporarily unavailable' or 'can't start new thread'",
-    fix="raise pids.max: docker run --pids-limit=-1; systemd: TasksMax=infinity; Kubernetes: podPidsLimit of the kubelet",
+    fix="raise pids.max: docker run --pids-limit=-1; systemd: TasksMax=infinity; "
+    "Kubernetes: podPidsLimit of the kubelet",
 )
 LITTLE_LOCKED = fault(
     "cpu.limits.memlock",

@@ -23,7 +23,8 @@ NO_PROC = fault(
     "cpu.kernel.proc",
     "warn",
     "/proc is not mounted",
-    cause="memory, limits and CPUs cannot be read: libraries guess, and some programs (ps, nvidia-smi, NCCL) do not work",
+    cause="memory, limits and CPUs cannot be read: libraries guess, and some programs (ps, nvidia-smi, NCCL) "
+    "do not work",
     fix="mount -t proc proc /proc; in a chroot, do so before entering it",
 )
 
@@ -121,7 +122,9 @@ def _hot() -> Iterator[Finding]:
     slowed = max((number(name) or 0 for name in names), default=0) / 1000
     uptime = _uptime()
     if uptime and slowed > 0.05 * uptime:
-        yield HOT.found(f"heat has slowed the CPU for {slowed:.0f} s of {uptime:.0f} s since the start (thermal_throttle)")
+        yield HOT.found(
+            f"heat has slowed the CPU for {slowed:.0f} s of {uptime:.0f} s since the start (thermal_throttle)"
+        )
 
 
 def _turbo() -> str:
@@ -246,7 +249,9 @@ def clock(context: Context) -> Iterator[Finding]:
             )
         )
     elif newest > _PLAUSIBLE and now > newest + 15 * 365 * _DAY:
-        found.append(AHEAD.found(f"the clock says {_date(now)}, but nothing here is newer than {what} of {_date(newest)}"))
+        found.append(
+            AHEAD.found(f"the clock says {_date(now)}, but nothing here is newer than {what} of {_date(newest)}")
+        )
     if source in ("hpet", "acpi_pm", "jiffies", "refined-jiffies", "pit"):
         found.append(SLOW_CLOCK.found(f"the kernel's clock source is {source}, not tsc"))
     yield from found
@@ -324,7 +329,11 @@ RECLAIM = fault(
 def numa(context: Context) -> Iterator[Finding]:
     """Compares the nodes of this process's CPUs with those of its memory and of the GPUs."""
     base = "/sys/devices/system/node"
-    cpus = {int(name[4:]): cpu_list(read(f"{base}/{name}/cpulist")) for name in folder(base) if re.fullmatch(r"node\d+", name)}
+    cpus = {
+        int(name[4:]): cpu_list(read(f"{base}/{name}/cpulist"))
+        for name in folder(base)
+        if re.fullmatch(r"node\d+", name)
+    }
     nodes = {node for node, its in cpus.items() if its}
     if len(nodes) < 2:
         yield skipped(f"{len(nodes)} NUMA node with CPUs ({base})")

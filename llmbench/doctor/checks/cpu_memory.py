@@ -128,7 +128,9 @@ def _machine(have: dict[str, int], available: int, total: int, swapped: int) -> 
             "is available)"
         )
     if stalled > _PRESSURE:
-        yield STALLS.found(f"all processes waited for memory for {stalled:.0f} % of the last minute (/proc/pressure/memory)")
+        yield STALLS.found(
+            f"all processes waited for memory for {stalled:.0f} % of the last minute (/proc/pressure/memory)"
+        )
 
 
 def _promised(have: dict[str, int]) -> Iterator[Finding]:
@@ -155,7 +157,8 @@ NO_HUGE_PAGES = fault(
     "cpu.hugepages.never",
     "warn",
     "Transparent huge pages are off",
-    cause="large tensors are mapped in pages of 4 KiB: the CPU looks addresses up more often, and CPU training is slower",
+    cause="large tensors are mapped in pages of 4 KiB: the CPU looks addresses up more often, and CPU training "
+    "is slower",
     fix="echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled",
     link="https://docs.kernel.org/admin-guide/mm/transhuge.html",
 )
@@ -180,7 +183,8 @@ UNCORRECTED = fault(
     "fail",
     "Main memory has had errors that could not be corrected",
     cause="a memory module is defective: data changes, and processes or the machine crash",
-    fix="have the module replaced; which one: sudo ras-mc-ctl --errors, or grep . /sys/devices/system/edac/mc/mc*/*/*_ue_count",
+    fix="have the module replaced; which one: sudo ras-mc-ctl --errors, or "
+    "grep . /sys/devices/system/edac/mc/mc*/*/*_ue_count",
     link="https://docs.kernel.org/admin-guide/RAS/main.html",
 )
 CORRECTED = fault(
@@ -188,7 +192,8 @@ CORRECTED = fault(
     "warn",
     "Main memory has had many corrected errors",
     cause="a memory module is failing: errors that cannot be corrected follow",
-    fix="have the module replaced; which one: sudo ras-mc-ctl --errors, or grep . /sys/devices/system/edac/mc/mc*/*/*_ce_count",
+    fix="have the module replaced; which one: sudo ras-mc-ctl --errors, or "
+    "grep . /sys/devices/system/edac/mc/mc*/*/*_ce_count",
     link="https://docs.kernel.org/admin-guide/RAS/main.html",
 )
 

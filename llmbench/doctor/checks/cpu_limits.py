@@ -171,11 +171,13 @@ def _sizes() -> Iterator[Finding]:
     )
     if space != _UNLIMITED:
         # A judgement: torch alone maps 0.8 GiB on the CPU, each thread of each library tens of MiB, CUDA tens of GiB.
-        verdict = "fail" if space < 8 * GIB else "warn"
-        yield NARROW_SPACE.found(f"the address space (ulimit -v) is limited to {_size(space)}", verdict=verdict)  # type: ignore[arg-type]
+        yield NARROW_SPACE.found(
+            f"the address space (ulimit -v) is limited to {_size(space)}", verdict="fail" if space < 8 * GIB else "warn"
+        )
     if data != _UNLIMITED:
-        verdict = "fail" if data < 8 * GIB else "warn"
-        yield LITTLE_DATA.found(f"the data segment (ulimit -d) is limited to {_size(data)}", verdict=verdict)  # type: ignore[arg-type]
+        yield LITTLE_DATA.found(
+            f"the data segment (ulimit -d) is limited to {_size(data)}", verdict="fail" if data < 8 * GIB else "warn"
+        )
     if stack != _UNLIMITED and stack < MIB:
         yield SMALL_STACK.found(
             f"the stack (ulimit -s) is {_size(stack)}, which is low", verdict="fail" if stack < 256 * KIB else "warn"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from llmbench.doctor.checks.registry import check, fault
 from llmbench.doctor.model import Finding, passed, skipped
@@ -110,7 +111,9 @@ def _group(limit: int | None) -> Iterator[Finding]:
     if limit is not None:
         used = cgroup_memory_used()
         if limit <= _MEMORY_TO_TRAIN:
-            yield SMALL_GROUP.found(f"the control group (cgroup) memory limit is {_gib(limit)}")
+            # torch alone needs most of that in a process, and is killed while it is imported or first used.
+            verdict: Literal["fail", "warn"] = "fail" if limit < GIB // 2 else "warn"
+            yield SMALL_GROUP.found(f"the control group (cgroup) memory limit is {_gib(limit)}", verdict=verdict)
         elif used is not None and limit - used < _MEMORY_TO_TRAIN // 2:
             yield FULL_GROUP.found(f"the control group (cgroup) uses {_gib(used)} of its memory limit of {_gib(limit)}")
     if killed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from llmbench.doctor.checks.environment_leftovers import assignments
 from llmbench.doctor.checks.registry import check, fault
 from llmbench.doctor.model import Finding, passed
 from llmbench.doctor.runner import Context
@@ -100,7 +101,7 @@ def distributed(context: Context) -> Iterator[Finding]:
     yield from found
     if not found:
         yield passed(
-            f"{_shown(context.environ, names)}, {_origin(context.environ)}"
+            f"{assignments(context.environ, names)}, {_origin(context.environ)}"
             if names
             else "neither RANK, WORLD_SIZE nor MASTER_ADDR is set"
         )
@@ -109,7 +110,7 @@ def distributed(context: Context) -> Iterator[Finding]:
 def _contradictions(environ: Mapping[str, str], names: list[str]) -> Iterator[Finding]:
     words = [name for name in _NUMBERS if environ.get(name) and not _number(environ, name)[1]]
     if words:
-        yield INVALID.found(f"{_shown(environ, words)} is not a number", names=" ".join(words))
+        yield INVALID.found(f"{assignments(environ, words)} is not a number", names=" ".join(words))
         return
     for rank, size in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("LOCAL_RANK", "WORLD_SIZE")):
         if environ.get(rank) and environ.get(size) and _number(environ, rank)[0] >= _number(environ, size)[0]:
@@ -122,7 +123,7 @@ def _contradictions(environ: Mapping[str, str], names: list[str]) -> Iterator[Fi
 
 
 def _rendezvous(environ: Mapping[str, str], names: list[str], above: list[str] | None) -> Iterator[Finding]:
-    shown = _shown(environ, names)
+    shown = assignments(environ, names)
     if "TORCHELASTIC_RUN_ID" in environ:
         if above is not None and not any(_PYTHON.search(command) for command in above):
             mine = [*names, *(name for name in environ if name.startswith("TORCHELASTIC_"))]
@@ -137,9 +138,8 @@ def _rendezvous(environ: Mapping[str, str], names: list[str], above: list[str] |
     several = _number(environ, "WORLD_SIZE")[0] > 1 or _number(environ, "RANK")[0] > 0
     if several and "WORLD_SIZE" in environ:
         yield STALE.found(f"{shown} set in this environment, but not by a launcher: left over", names=" ".join(names))
-    elif ("RANK" in environ) != ("WORLD_SIZE" in environ):
-        missing = "WORLD_SIZE" if "RANK" in environ else "RANK"
-        yield HALF.found(f"{shown} set in this environment, but not {missing}", names=" ".join(names))
+    elif "RANK" in environ and "WORLD_SIZE" not in environ:
+        yield HALF.found(f"{shown} set in this environment, but not WORLD_SIZE", names=" ".join(names))
 
 
 def _others(environ: Mapping[str, str], above: list[str] | None) -> Iterator[Finding]:
@@ -154,16 +154,16 @@ def _others(environ: Mapping[str, str], above: list[str] | None) -> Iterator[Fin
         prefixes = ("OMPI_", "PMI_", "PMIX_", "MPI_LOCAL", "MV2_COMM")
         mine = [name for name in environ if name.startswith(prefixes)]
         yield MPI.found(
-            f"{_shown(environ, sizes)} set in this environment, but left over: no mpirun runs above this process",
+            f"{assignments(environ, sizes)} set in this environment, but left over: no mpirun runs above this process",
             names=" ".join(mine),
         )
     defaults = [name for name in environ if name.startswith("PET_")]
     if defaults and not any(name in environ for name in _PLATFORMS):
-        yield DEFAULTS.found(f"{_shown(environ, defaults)} set in this environment", names=" ".join(defaults))
+        yield DEFAULTS.found(f"{assignments(environ, defaults)} set in this environment", names=" ".join(defaults))
     settings = [name for name in environ if name.startswith(("ACCELERATE_USE_", "ACCELERATE_MIXED_PRECISION", "FSDP_"))]
     if settings and above is not None and not any(_PYTHON.search(command) for command in above):
         yield ACCELERATE.found(
-            f"{_shown(environ, settings)} set in this environment, but left over: no launcher runs above this process",
+            f"{assignments(environ, settings)} set in this environment, but left over: no launcher runs above this process",
             names=" ".join(settings),
         )
 
@@ -187,7 +187,3 @@ def _number(environ: Mapping[str, str], name: str) -> tuple[int, bool]:
     text = environ.get(name, "").strip()
     good = text.isascii() and text.isdigit()
     return (int(text) if good else 0), good
-
-
-def _shown(environ: Mapping[str, str], names: list[str]) -> str:
-    return " ".join(f"{name}={environ[name]}" for name in names)

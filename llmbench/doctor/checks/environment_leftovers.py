@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,6 +36,10 @@ def _has_text(value: str) -> bool:
     return value.strip() != ""
 
 
+def _is_bounded(value: str) -> bool:
+    return value.strip().upper() not in ("", "ALL", "DEFAULT")
+
+
 def _is_number(value: str) -> bool:
     """As NCCL reads switches: by their number, so that ``true`` switches nothing."""
     text = value.strip()
@@ -44,6 +48,10 @@ def _is_number(value: str) -> bool:
 
 def _one_of(*names: str) -> Callable[[str], bool]:
     return lambda value: value.strip().upper() in names
+
+
+def assignments(environ: Mapping[str, str], names: Iterable[str]) -> str:
+    return " ".join(f"{name}={environ[name]}" for name in names)
 
 
 def slug(variable: str) -> str:
@@ -110,8 +118,8 @@ LEFTOVERS = (
     Leftover("ONEDNN_VERBOSE", "oneDNN prints a line for each operation", is_on),
     Leftover("DNNL_VERBOSE", "oneDNN prints a line for each operation", is_on),
     Leftover("MKL_VERBOSE", "MKL prints a line for each operation", is_on),
-    Leftover("ONEDNN_MAX_CPU_ISA", "oneDNN leaves newer vector instructions unused", _has_text),
-    Leftover("DNNL_MAX_CPU_ISA", "oneDNN leaves newer vector instructions unused", _has_text),
+    Leftover("ONEDNN_MAX_CPU_ISA", "oneDNN leaves newer vector instructions unused", _is_bounded),
+    Leftover("DNNL_MAX_CPU_ISA", "oneDNN leaves newer vector instructions unused", _is_bounded),
     Leftover("MKL_ENABLE_INSTRUCTIONS", "MKL leaves newer vector instructions unused", _has_text),
     Leftover("MKL_CBWR", "MKL takes slower kernels that give the same bits on every machine", _has_text),
     Leftover("MKL_THREADING_LAYER", "MKL uses one thread", _one_of("SEQUENTIAL")),
@@ -195,11 +203,9 @@ LEFTOVERS = (
     Leftover("PYTHONTRACEMALLOC", "Python keeps a stack for each allocation: slow, and with more memory", is_on),
     Leftover("PYTHONASYNCIODEBUG", "asyncio checks everything, and is slow", is_on),
     Leftover("PYTHONINSPECT", "a program that ends, or fails, waits for input: jobs hang", _has_text),
-    Leftover("PYTHONBREAKPOINT", "breakpoint() calls that instead of the debugger", lambda v: v not in ("", "0")),
     Leftover("MALLOC_CHECK_", "the C library checks each allocation, and is slow", is_on),
     Leftover("MALLOC_PERTURB_", "the C library overwrites all memory that it hands out or takes back: slow", is_on),
     Leftover("LD_DEBUG", "the loader prints every library of every program", _has_text),
-    Leftover("LD_BIND_NOW", "every function of every library is looked up at the start, which is slow", _has_text),
 )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llmbench.doctor import system
-from llmbench.doctor.checks import cpu, cpu_limits, cpu_machine, cpu_memory
+from llmbench.doctor.checks import cpu, cpu_limits, cpu_loader, cpu_machine, cpu_memory
 from llmbench.doctor.model import Finding
 from llmbench.doctor.process import Processes
 from llmbench.doctor.runner import Context, diagnose
@@ -358,7 +358,7 @@ def _raise(message: str) -> str:
 )
 def test_loader_that_fails(stub_torch: Callable[[str], None], act: str, fault: str | None) -> None:
     stub_torch(_LOADING_TORCH.replace("ACT", act))
-    (finding,) = cpu.loader(context())
+    (finding,) = cpu_loader.loader(context())
     assert finding.fault == fault, finding
 
 
@@ -445,6 +445,12 @@ def test_memory(machine: Write, files: dict[str, str], fault: str | None, named:
     finding = the(cpu_memory.free_memory)
     assert finding.fault == fault
     assert named in finding.evidence
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(GIB // 4, "fail"), (GIB, "warn"), (16 * GIB, "pass")])
+def test_a_small_group_breaks_training(machine: Write, limit: int, verdict: str) -> None:
+    machine("/sys/fs/cgroup/job/memory.max", str(limit))
+    assert the(cpu_memory.free_memory).verdict == verdict
 
 
 def test_memory_of_version_1_is_of_the_tightest_group(machine: Write) -> None:

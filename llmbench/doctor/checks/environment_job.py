@@ -163,7 +163,7 @@ def _others(environ: Mapping[str, str], above: list[str] | None) -> Iterator[Fin
     settings = [name for name in environ if name.startswith(("ACCELERATE_USE_", "ACCELERATE_MIXED_PRECISION", "FSDP_"))]
     if settings and above is not None and not any(_PYTHON.search(command) for command in above):
         yield ACCELERATE.found(
-            f"{assignments(environ, settings)} set in this environment, but left over: no launcher runs above this process",
+            f"{assignments(environ, settings)} set here, but left over: no launcher runs above this process",
             names=" ".join(settings),
         )
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from llmbench.doctor.checks.environment import LEFTOVERS
 from llmbench.doctor.model import Finding
 from llmbench.doctor.runner import diagnose
 
@@ -97,61 +96,6 @@ def test_compiler_is_named() -> None:
     assert str(path) in finding.evidence
 
 
-# --- environment
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("TORCHDYNAMO_DISABLE", "1"),
-        ("CUDA_LAUNCH_BLOCKING", "1"),
-        ("NVIDIA_TF32_OVERRIDE", "0"),
-        ("ATEN_CPU_CAPABILITY", "default"),
-        ("NCCL_P2P_DISABLE", "1"),
-    ],
-)
-def test_left_over_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    monkeypatch.setenv(name, value)
-    finding = one("environment.leftovers")
-    assert finding.verdict == "warn"
-    assert finding.evidence == f"{name}={value} is set"
-    assert finding.fix == f"unset {name}"
-
-
-def test_switched_off_variables_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for leftover in LEFTOVERS:
-        off = "1" if leftover.matters("0") else "0"
-        monkeypatch.setenv(leftover.name, off)
-    assert one("environment.leftovers").verdict == "pass"
-
-
-def test_variables_of_an_old_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    finding = one("environment.distributed")
-    assert finding.verdict == "warn"
-    assert "RANK=0 WORLD_SIZE=2" in finding.evidence
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
-    assert one("environment.distributed").verdict == "pass"
-
-
-def test_preloaded_library_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LD_PRELOAD", "/no/such/lib.so")
-    assert "/no/such/lib.so" in one("environment.libraries").evidence
-
-
-def test_deleted_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    diagnosis = diagnose()
-    assert [check.id for check, _ in diagnosis.of("fail", "incomplete")] == ["environment.folder"]
-    assert [f.evidence for f in findings(diagnosis, "torch.import")] == ["needs environment.folder"]
-    assert [f.evidence for f in findings(diagnosis, "storage.disk")] == ["needs environment.folder"]
-
-
 # --- storage
 
 
@@ -212,35 +156,6 @@ def test_full_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     setup = f"mount -t tmpfs -o size=64k tmpfs {folder}; head -c 64k /dev/zero > {folder}/x"
     text = in_namespace(setup, "storage.temporary")
     assert f"fail TMPDIR={folder} cannot be used" in text
-
-
-# --- cpu
-
-
-@needs_root
-def test_little_memory(tmp_path: Path) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 24000000 kB\nMemAvailable: 307200 kB\n")
-    text = in_namespace(f"mount --bind {tmp_path}/meminfo /proc/meminfo", "cpu.memory")
-    assert "warn only 0.3 GiB of 22.9 GiB memory is available" in text
-
-
-@needs_root
-def test_without_proc(tmp_path: Path) -> None:
-    text = in_namespace(f"mount --bind {tmp_path} /proc", "cpu.memory")
-    assert "skip /proc/meminfo cannot be read" in text
-
-
-def test_open_files() -> None:
-    source = "from llmbench.doctor.runner import diagnose; print(diagnose(only=['cpu.limits']).answers[-1].findings)"
-    process = subprocess.run(
-        ["sh", "-c", 'ulimit -n 64; exec "$0" -c "$1"', sys.executable, source],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert "ulimit -n) is 64, which is low" in process.stdout
-    assert "verdict='fail'" in process.stdout
 
 
 # --- network

@@ -74,11 +74,9 @@ def test_sums_in_low_precision_are_a_warning(check: str, monkeypatch: pytest.Mon
     assert {id: given for id, given in found.items() if given != ["pass"]} == {check: ["warn"]}
 
 
-def test_threads_loader_and_collective_pass() -> None:
-    diagnosis = diagnose(only=["cpu.loader", "network.allreduce", "cuda.build"])
-    found = verdicts(diagnosis)
-    for id in ("cpu.loader", "network.allreduce"):
-        assert found[id] == "pass", findings(diagnosis, id)
+def test_collective_passes() -> None:
+    diagnosis = diagnose(only=["network.allreduce", "cuda.build"])
+    assert verdicts(diagnosis)["network.allreduce"] == "pass", findings(diagnosis, "network.allreduce")
 
 
 @pytest.mark.slow
@@ -87,15 +85,6 @@ def test_interface_that_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = findings(diagnose(only=["network.allreduce"]), "network.allreduce")
     assert finding.verdict == "fail"
     assert "GLOO_SOCKET_IFNAME=127.0.0.1" in finding.evidence
-
-
-def test_one_thread_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    if len(os.sched_getaffinity(0)) == 1:
-        pytest.skip("one CPU")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (finding,) = findings(diagnose(only=["cpu.threads"]), "cpu.threads")
-    assert finding.verdict == "warn"
-    assert "OMP_NUM_THREADS=1" in finding.evidence
 
 
 @pytest.mark.slow

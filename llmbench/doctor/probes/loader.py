@@ -21,4 +21,5 @@ def probe(arguments: dict) -> Iterator[dict]:
         "right": total == float(data.tensors[0].double().sum()),
         "batch_bytes": columns * 4,
         "batches": rows,
+        "sharing": torch.multiprocessing.get_sharing_strategy(),
     }

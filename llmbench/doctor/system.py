@@ -78,33 +78,3 @@ def _cgroup_folders(controller: str) -> list[Path]:
         above = [parent for parent in here.parents if parent == root or root in parent.parents]
         folders += [here, *above]
     return folders
-
-
-def nvidia_devices() -> list[str]:
-    """NVIDIA GPUs on the PCI bus or in /dev, with or without a driver."""
-    found = [str(path) for path in sorted(_glob("/dev", "nvidia[0-9]*"))]
-    if found:
-        return found
-    return [
-        f"PCI device {device.name}"
-        for device in sorted(_glob("/sys/bus/pci/devices", "*"))
-        if (read(device / "vendor") or "").strip() == "0x10de" and (read(device / "class") or "").startswith("0x03")
-    ]
-
-
-def nvidia_driver() -> str | None:
-    """Version of the loaded NVIDIA kernel module."""
-    version = read("/sys/module/nvidia/version")
-    if version:
-        return version.strip()
-    for word in (read("/proc/driver/nvidia/version") or "").split():
-        if word[:1].isdigit() and "." in word:
-            return word
-    return None
-
-
-def _glob(folder: str, pattern: str) -> list[Path]:
-    try:
-        return list(Path(folder).glob(pattern))
-    except OSError:
-        return []

@@ -282,9 +282,9 @@ def _parts(version: str) -> tuple[int, ...]:
 
 _INSTALL = {
     "ubuntu": "sudo ubuntu-drivers install",
-    "debian": "sudo apt-get install nvidia-driver (section non-free)",
-    "fedora": "sudo dnf install akmod-nvidia (from RPM Fusion)",
-    "rhel": "sudo dnf module install nvidia-driver:open-dkms (from NVIDIA's repository)",
+    "debian": "sudo apt-get install nvidia-driver",
+    "fedora": "sudo dnf install akmod-nvidia",
+    "rhel": "sudo dnf module install nvidia-driver:open-dkms",
     "arch": "sudo pacman -S nvidia-open",
     "suse": "sudo zypper install nvidia-open-driver-G06-signed-kmp-meta",
 }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from llmbench.doctor.checks.cuda_build import LEAST_DRIVER
 from llmbench.doctor.checks.cuda_reach import ended
 from llmbench.doctor.checks.registry import check, fault
-from llmbench.doctor.model import Finding, passed, skipped
+from llmbench.doctor.model import Finding, fill, passed, skipped
 from llmbench.doctor.process import Outcome
 from llmbench.doctor.runner import Context
 
@@ -93,14 +94,14 @@ BUSY = fault(
     "fail",
     "A GPU is busy or prohibited",
     cause="its compute mode is Exclusive_Process and another process holds it, or it is Prohibited",
-    fix="nvidia-smi shows who holds it; sudo nvidia-smi -i <index> -c DEFAULT lets several processes share it",
+    fix="nvidia-smi shows who holds it; sudo nvidia-smi -i <numbers> -c DEFAULT lets several processes share it",
 )
 ECC = fault(
     "cuda.devices.ecc",
     "fail",
     "A GPU stops at an uncorrectable memory error",
     cause="the memory of this GPU has an uncorrectable ECC error: every process on it is ended",
-    fix="stop its jobs, then sudo nvidia-smi --gpu-reset -i <index>; replace the GPU if it comes back",
+    fix="stop its jobs, then sudo nvidia-smi --gpu-reset -i <numbers>; replace the GPU if it comes back",
     link="https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/index.html",
 )
 NO_IMAGE = fault(
@@ -133,7 +134,7 @@ HANG = fault(
     "fail",
     "A GPU hangs",
     cause="the GPU does not finish what it is given: training on it would stand still",
-    fix=f"{_DMESG}; sudo nvidia-smi --gpu-reset -i <index>, or power-cycle the machine",
+    fix=f"{_DMESG}; sudo nvidia-smi --gpu-reset -i <numbers>, or power-cycle the machine",
 )
 CRASH = fault(
     "cuda.devices.crash",
@@ -147,7 +148,7 @@ ERROR = fault(
     "fail",
     "A GPU fails when it is used",
     cause="torch sees this GPU, but work on it fails",
-    fix=f"{_DMESG}; nvidia-smi; sudo nvidia-smi --gpu-reset -i <index>, or power-cycle the machine",
+    fix=f"{_DMESG}; nvidia-smi; sudo nvidia-smi --gpu-reset -i <numbers>, or power-cycle the machine",
 )
 
 _ERRORS = (
@@ -170,19 +171,26 @@ def devices(context: Context) -> Iterator[Finding]:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         ask = [pool.submit(context.torch_probe, "cuda_compute", {"device": index}) for index in range(len(seen))]
         outcomes = [future.result() for future in ask]
+    judged: dict[Finding, list[str]] = {}
     for index, (device, outcome) in enumerate(zip(seen, outcomes, strict=True)):
-        yield from _judge(context, index, device, outcome)
+        for finding in _judge(context, device, outcome):
+            judged.setdefault(finding, []).append(str(index))
+    for finding, numbers in judged.items():
+        values = {"gpus": f"GPU{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}", "numbers": ",".join(numbers)}
+        fix = finding.fix and fill(finding.fix, values)
+        yield replace(finding, evidence=fill(finding.evidence, values), fix=fix)
 
 
-def _judge(context: Context, index: int, device: Mapping[str, Any], outcome: Outcome) -> Iterator[Finding]:
-    name = f"GPU {index}, {device['name']} (compute capability {device['capability']})"
+def _judge(context: Context, device: Mapping[str, Any], outcome: Outcome) -> Iterator[Finding]:
+    """What is to be said of one GPU, as ``<gpus>``: several may share it."""
+    name = f"<gpus>, {device['name']} (compute capability {device['capability']})"
     if finding := _architecture(context, name, device):
         yield finding
         if finding.verdict == "fail":
             return
     found = outcome.answer
     if not outcome.ok:
-        yield _failed(context, index, name, outcome)
+        yield _failed(context, device, name, outcome)
         return
     error = float(found["relative_error"])
     if not error <= _LIMIT:
@@ -199,16 +207,15 @@ def _judge(context: Context, index: int, device: Mapping[str, Any], outcome: Out
         yield passed(f"{name}: {free:.1f} of {total:.1f} GiB free; fp32 matmul off by {error:.0e}")
 
 
-def _failed(context: Context, index: int, name: str, outcome: Outcome) -> Finding:
+def _failed(context: Context, device: Mapping[str, Any], name: str, outcome: Outcome) -> Finding:
     step = outcome.answer.get("step", "start")
     evidence = f"{name}: {step} {ended(outcome)}"
     if outcome.timed_out:
-        return HANG.found(evidence, index=index)
+        return HANG.found(evidence)
     if outcome.signal:
-        return CRASH.found(evidence, index=index)
+        return CRASH.found(evidence)
     kind = next((kind for words, kind in _ERRORS if re.search(words, evidence)), ERROR)
-    device = context.facts["devices"][index]
-    return kind.found(evidence, index=index, cuda=context.facts["torch"]["cuda"], **wheel(context, device))
+    return kind.found(evidence, cuda=context.facts["torch"]["cuda"], **wheel(context, device))
 
 
 # --- architecture
@@ -327,7 +334,7 @@ def libraries(context: Context) -> Iterator[Finding]:
     if not seen:
         yield skipped("no GPU that this torch could use")
         return
-    outcome = context.torch_probe("cuda_libraries")
+    outcome = context.torch_probe("cuda_libraries", {"count": len(seen)})
     found = outcome.answer
     version = str(context.facts["torch"]["version"]).partition("+")[0]
     if not outcome.ok:
@@ -351,7 +358,7 @@ def libraries(context: Context) -> Iterator[Finding]:
 
 def _library_failed(outcome: Outcome, step: str, version: str) -> Finding:
     evidence = f"{step} on GPU 0 {ended(outcome)}"
-    text = f"{evidence} {(outcome.error or {}).get('message', '')}"
+    text = f"{ended(outcome)} {(outcome.error or {}).get('message', '')}"
     if "cuDNN version incompatibility" in text or "SUBLIBRARY_VERSION_MISMATCH" in text:
         return CUDNN_VERSION.found(evidence, version=version)
     if "cudnn" in text.lower():

@@ -108,10 +108,13 @@ def _explain(context: Context, outcome: Outcome, told: str) -> Iterator[Finding]
     if finding := _by_code(context, answer, told, evidence):
         yield finding
         return
-    shown = [*_by_container(context, answer, told, evidence), *_by_nodes(context, evidence)]
-    shown += [] if shown else _by_library(context, answer, told, evidence)
-    shown += [] if shown else _one_by_one(context, evidence)
-    yield from shown or [_in_general(context, outcome, answer, told, evidence)]
+    yield from (
+        list(_by_container(context, answer, told, evidence))
+        or list(_by_nodes(context, evidence))
+        or list(_by_library(context, answer, told, evidence))
+        or list(_one_by_one(context, evidence))
+        or [_in_general(context, outcome, answer, told, evidence)]
+    )
 
 
 def _answered(answer: dict[str, object]) -> str:
@@ -315,6 +318,8 @@ def _in_general(context: Context, outcome: Outcome, answer: dict[str, object], t
     visible = context.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         evidence += f" (CUDA_VISIBLE_DEVICES={visible})"
+    if private := [node for node in gpus.nvidia_nodes() if not os.stat(gpus.ROOT / node[1:]).st_mode & 0o006]:
+        evidence += f"; not everybody may open {', '.join(private)} (ls -l)"
     code = str(answer.get("code", ""))
     known = (fault for number, words, fault in faults.BY_WORDS if code == number or re.search(words, told))
     fault = next(known, faults.OTHER)

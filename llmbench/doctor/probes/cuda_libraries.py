@@ -9,9 +9,10 @@ from typing import Any
 def probe(arguments: dict) -> Iterator[dict]:
     import torch
 
+    torch.cuda.init()  # else the devices are counted by NVML, which counts those that CUDA cannot use too
     yield {"step": "nccl"}
     yield {"nccl": nccl(torch), "step": "peers"}
-    yield {"peers": peers(torch, torch.cuda.device_count()), "step": "cudnn version"}
+    yield {"peers": peers(torch, arguments["count"]), "step": "cudnn version"}
     yield {"cudnn": torch.backends.cudnn.version(), "step": "cudnn convolution"}
     yield {"convolution_error": convolution_error(torch), "step": "cublas"}
     yield {"linear_error": linear_error(torch), "step": "done"}

@@ -41,8 +41,8 @@ AMD_UNUSED = fault(
     "fail",
     "AMD GPUs, but no ROCm build of torch",
     cause="only a ROCm build of torch uses AMD GPUs: training uses the CPU although there are GPUs",
-    fix="<python> -m pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/rocm<version>, "
-    "with the version that https://pytorch.org/get-started names",
+    fix="<python> -m pip install --force-reinstall torch --index-url, with the address that "
+    "https://pytorch.org/get-started/locally/ gives for ROCm",
     link="https://pytorch.org/get-started/locally/",
 )
 TEGRA = fault(

@@ -254,7 +254,9 @@ def _no_permission(closed: Sequence[str], evidence: str, fault: Fault) -> Findin
     except KeyError:
         group = str(found.st_gid)
     mode = f"mode {found.st_mode & 0o777:o}, group {group}, of which user {os.geteuid()} is no member"
-    return fault.found(f"{', '.join(closed)} may not be opened (EACCES: {mode}): {evidence}", group=group)
+    # Nobody should join the group root for that.
+    fix = f"sudo chmod 666 {' '.join(closed)}" if group == "root" else None
+    return fault.found(f"{', '.join(closed)} may not be opened (EACCES: {mode}): {evidence}", fix=fix, group=group)
 
 
 def _stale(evidence: str) -> Iterator[Finding]:

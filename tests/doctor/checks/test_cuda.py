@@ -22,9 +22,8 @@ from llmbench.doctor.checks import all_checks
 from llmbench.doctor.checks.cuda_visible import select
 from llmbench.doctor.model import Finding
 from llmbench.doctor.process import Processes
-from llmbench.doctor.runner import PROBES, Context
-
-from tests.doctor.conftest import ask
+from llmbench.doctor.runner import PROBES, Context, diagnose
+from tests.doctor.conftest import ask, verdicts
 
 FAKE_TORCH = Path(__file__).with_name("fake_torch.py").read_text(encoding="utf-8")
 NVIDIA, AMD, INTEL = "0x10de", "0x1002", "0x8086"
@@ -71,7 +70,7 @@ class Machine:
     def run(self, check: str) -> list[Finding]:
         """What a check finds, after those whose facts it uses."""
         known = {c.id: c for c in all_checks()}
-        chain = ["cuda.build", "cuda.driver", "cuda.reach", check] if check in _NEED_DEVICES else ["cuda.build", check]
+        chain = ["cuda.build", "cuda.reach", check] if check in _NEED_DEVICES else ["cuda.build", check]
         torch = {"cuda": "13.0", "hip": None, "version": "2.13.0+cu130"}
         facts = {**self.facts, "torch": {key: self.fake.get(key, value) for key, value in torch.items()}}
         environ = {**self.environ, "FAKE_TORCH": json.dumps(self.fake)}
@@ -894,13 +893,12 @@ WHEELS = {cuda: built | {"aarch64": built["x86_64"]} for cuda, built in WHEELS.i
     ],
 )
 def test_architecture(machine: Machine, capability: str, architectures: str, fault: str | None, wheel: str) -> None:
-    machine.nvidia(2)
+    machine.nvidia(1)
     gpu = {"name": "NVIDIA Something", "capability": capability}
-    machine.fake = {"devices": [gpu, gpu], "architectures": architectures, "wheels": WHEELS}
+    machine.fake = {"devices": [gpu], "architectures": architectures, "wheels": WHEELS}
     found = [finding for finding in machine.run("cuda.devices") if finding.verdict != "pass"]
     assert [finding.fault for finding in found] == ([f"cuda.devices.{fault}"] if fault else [])
     for finding in found:
-        assert finding.evidence.startswith("GPUs 0, 1, NVIDIA Something")
         assert f"sm_{capability.replace('.', '')}" in finding.evidence
         assert wheel in str(finding.fix)
 
@@ -953,13 +951,15 @@ def test_a_library_fails(machine: Machine, fake: dict[str, Any], fault: str, ver
 # --- as the command asks
 
 
+@pytest.mark.slow
 def test_this_machine() -> None:
     """The whole chain with the torch of this environment: nothing here fails unless there is a GPU."""
     pytest.importorskip("torch")
     if gpus.nvidia_devices() or gpus.pci_gpus("amd"):
         pytest.skip("this machine has a GPU")
-    assert [finding.verdict for finding in ask("cuda.libraries")] == ["skip"]
-    assert ask("cuda.build")[0].verdict == "pass"
+    diagnosis = diagnose(only=["cuda"])
+    assert set(verdicts(diagnosis).values()) <= {"pass", "skip"}
+    assert verdicts(diagnosis)["cuda.build"] == "pass"
 
 
 def test_one_import_serves_all_gpus(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

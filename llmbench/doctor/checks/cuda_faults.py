@@ -1,4 +1,4 @@
-"""Why torch does not reach a GPU that is there: the faults of ``cuda.reach``, and the errors that tell them."""
+"""Why torch does not reach a GPU that is there: the faults of ``cuda.reach`` and ``cuda.count``, and their errors."""
 
 from __future__ import annotations
 
@@ -238,11 +238,11 @@ TOGETHER = fault(
     fix=f"{_DMESG}; nvidia-smi topo -m; ulimit -a",
 )
 FEWER = fault(
-    "cuda.reach.fewer",
-    "fail",
+    "cuda.count.fewer",
+    "warn",
     "torch sees fewer GPUs than there are",
     cause="<missing> of the GPUs are missing: they did not start (fell off the bus, failed to initialise), or with MIG "
-    "a process is shown one instance only; jobs for all GPUs fail",
+    "a process is shown one instance only; jobs for all GPUs fail, others run",
     fix=f"nvidia-smi -L; {_DMESG}; power-cycle the machine, and reseat a GPU that stays away",
 )
 HANG = fault(

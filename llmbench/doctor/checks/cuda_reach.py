@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import grp
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from llmbench.doctor import gpus
 from llmbench.doctor.checks import cuda_faults as faults
 from llmbench.doctor.checks.cuda_build import cuda_version, too_old
+from llmbench.doctor.checks.cuda_nodes import by_nodes, no_permission, opened
 from llmbench.doctor.checks.cuda_visible import no_gpu_allocated, select
 from llmbench.doctor.checks.registry import check
-from llmbench.doctor.model import Fault, Finding, passed, skipped
+from llmbench.doctor.model import Finding, passed, skipped
 from llmbench.doctor.process import Outcome
 from llmbench.doctor.runner import Context
 from llmbench.doctor.system import read
@@ -28,7 +27,7 @@ _MOST_ALONE = 16
     "torch reaches the GPUs",
     deadline=60,
     needs=("cuda.driver", "torch.import"),
-    follows=("gpu.nvml", "cuda.visible"),
+    follows=("gpu.nvml", "gpu.present", "gpu.mig", "cuda.visible"),
 )
 def reach(context: Context) -> Iterator[Finding]:
     """Keeps the devices that torch sees as fact ``devices``."""
@@ -42,7 +41,8 @@ def reach(context: Context) -> Iterator[Finding]:
     if outcome.ok and found.get("reason") is None:
         context.facts["devices"] = found["devices"]
         context.facts["cuda_build"] = {key: found[key] for key in ("architectures", "wheels")}
-        yield from _enough(context, len(found["devices"]))
+        names = ", ".join(sorted({str(device["name"]) for device in found["devices"]}))
+        yield passed(f"torch sees {len(found['devices'])} GPUs: {names}")
         return
     told = str(found["reason"]) if outcome.ok else f"using the GPUs {ended(outcome)}"
     if found.get("available"):
@@ -65,20 +65,31 @@ def _asks_nvml(context: Context) -> bool:
 # --- it works: for all of them?
 
 
-def _enough(context: Context, seen: int) -> Iterator[Finding]:
-    names = sorted({str(device["name"]) for device in context.facts["devices"]})
-    told = f"torch sees {seen} GPUs: {', '.join(names)}"
+@check(
+    "cuda.count",
+    "torch reaches every GPU",
+    deadline=30,
+    needs=("cuda.reach",),
+    follows=("gpu.nvml", "gpu.present", "gpu.mig", "cuda.visible"),
+)
+def count(context: Context) -> Iterator[Finding]:
+    """The devices that torch sees against the device nodes, the bus, and what the variables leave."""
+    devices = context.facts.get("devices")
     expected = _expected(context)
-    if context.facts["torch"]["hip"] or expected is None or seen >= expected:
+    if not devices or context.facts["torch"]["hip"] or expected is None:
+        yield skipped("how many GPUs there should be is not known")
+        return
+    told = f"torch sees {len(devices)} of {expected} NVIDIA GPUs"
+    away = expected - len(devices)
+    if away <= 0 or any(" MIG " in str(device["name"]) for device in devices):
         yield passed(told)
         return
-    closed = {path: error for path, error in _nodes(context).items() if error in ("EPERM", "EACCES", "no answer")}
-    given = {path: error for path, error in closed.items() if error == "EPERM"}
-    if len(given) >= expected - seen:
-        yield passed(f"{told}; {len(given)} more belong to others: {', '.join(given)} may not be opened (EPERM)")
-        return
-    reasons = f"; {', '.join(f'{path}: {error}' for path, error in closed.items())}" if closed else ""
-    yield faults.FEWER.found(f"torch sees only {seen} of {expected} NVIDIA GPUs{reasons}", missing=expected - seen)
+    closed = {path: error for path, error in opened(context).items() if error in ("EPERM", "EACCES", "no answer")}
+    reasons = ", ".join(f"{path}: {error}" for path, error in closed.items())
+    if list(closed.values()).count("EPERM") >= away:
+        yield passed(f"{told}; the others were given to other jobs ({reasons})")
+    else:
+        yield faults.FEWER.found(f"{told}, {away} missing" + (f"; {reasons}" if reasons else ""), missing=away)
 
 
 def _expected(context: Context) -> int | None:
@@ -110,7 +121,7 @@ def _explain(context: Context, outcome: Outcome, told: str) -> Iterator[Finding]
         return
     yield from (
         list(_by_container(context, answer, told, evidence))
-        or list(_by_nodes(context, evidence))
+        or list(by_nodes(context, evidence))
         or list(_by_library(context, answer, told, evidence))
         or list(_one_by_one(context, evidence))
         or [_in_general(context, outcome, answer, told, evidence)]
@@ -203,75 +214,6 @@ def _by_container(context: Context, answer: dict[str, object], told: str, eviden
         yield faults.NOT_MOUNTED.found(f"{evidence}; {here} with /dev/nvidia*, but: {answer['error']}")
 
 
-def _nodes(context: Context) -> dict[str, str]:
-    """What opening each node gives; ``no answer`` for the one that blocked."""
-    paths = ["/dev/nvidiactl", "/dev/nvidia-uvm", *gpus.nvidia_nodes()]
-    # Nodes elsewhere than in the root are those of a test.
-    real = {str(gpus.ROOT / path.lstrip("/")): path for path in paths}
-    outcome = context.probe("device_nodes", {"paths": list(real)}, deadline=15)
-    answers = outcome.answer.get("nodes", {})
-    found = {path: answers[place] for place, path in real.items() if place in answers}
-    blocked = [path for path in paths if path not in found]
-    return found | ({blocked[0]: "no answer"} if outcome.timed_out and blocked else {})
-
-
-def _by_nodes(context: Context, evidence: str) -> Iterator[Finding]:
-    if gpus.in_wsl() or gpus.is_tegra():
-        return
-    opened = _nodes(context)
-    missing = [path for path, error in opened.items() if error == "ENOENT"]
-    closed = [path for path, error in opened.items() if error == "EACCES"]
-    denied = [path for path, error in opened.items() if error == "EPERM"]
-    seen = gpus.container(context.environ)
-    module = "" if gpus.exists("sys/module/nvidia_uvm") else "; the module nvidia_uvm is not loaded"
-    if "/dev/nvidia-uvm" in missing:
-        yield faults.UVM.found(f"/dev/nvidia-uvm is missing{module}: {evidence}", **_for(seen, "/dev/nvidia-uvm"))
-    if "/dev/nvidiactl" in missing:
-        yield faults.NODES.found(f"/dev/nvidiactl is missing: {evidence}", **_for(seen, "/dev/nvidiactl"))
-    elif not gpus.nvidia_nodes():
-        yield faults.NODES.found(f"no /dev/nvidia0 or other node of a GPU: {evidence}", **_for(seen, "/dev/nvidia0"))
-    if closed:
-        yield _no_permission(closed, evidence, faults.PERMISSION)
-    if denied:
-        yield faults.DENIED.found(f"{', '.join(denied)}: operation not permitted (EPERM): {evidence}")
-    if blocked := [path for path, error in opened.items() if error == "no answer"]:
-        yield faults.NODE_HANGS.found(f"opening {blocked[0]} gave no answer within 15 s: {evidence}")
-    yield from _stale(evidence)
-    if "MIG-" in context.environ.get("CUDA_VISIBLE_DEVICES", "") and not gpus.glob("dev/nvidia-caps", "nvidia-cap*"):
-        yield faults.CAPS.found(f"CUDA_VISIBLE_DEVICES names a MIG instance, but /dev/nvidia-caps is empty: {evidence}")
-
-
-def _for(container: str | None, node: str) -> dict[str, Any]:
-    """The fix, where it differs in a container."""
-    fix = f"sudo nvidia-modprobe -u -c=0 on the host, then start the container with --gpus all (or --device {node})"
-    return {"fix": fix} if container else {}
-
-
-def _no_permission(closed: Sequence[str], evidence: str, fault: Fault) -> Finding:
-    found = os.stat(gpus.ROOT / closed[0].lstrip("/"))
-    try:
-        group = grp.getgrgid(found.st_gid).gr_name
-    except KeyError:
-        group = str(found.st_gid)
-    mode = f"mode {found.st_mode & 0o777:o}, group {group}, of which user {os.geteuid()} is no member"
-    # Nobody should join the group root for that.
-    fix = f"sudo chmod 666 {' '.join(closed)}" if group == "root" else None
-    return fault.found(f"{', '.join(closed)} may not be opened (EACCES: {mode}): {evidence}", fix=fix, group=group)
-
-
-def _stale(evidence: str) -> Iterator[Finding]:
-    """A node that was made for another major number than the module has now (bind mounts into LXC)."""
-    listed = re.search(r"^\s*(\d+) nvidia-uvm$", read(gpus.ROOT / "proc/devices") or "", re.MULTILINE)
-    try:
-        major = os.major(os.stat(gpus.ROOT / "dev/nvidia-uvm").st_rdev)
-    except OSError:
-        return
-    if listed and major not in (0, int(listed[1])):
-        yield faults.STALE_NODE.found(
-            f"/dev/nvidia-uvm has major number {major}, but /proc/devices says {listed[1]}: {evidence}", major=listed[1]
-        )
-
-
 def _by_library(context: Context, answer: dict[str, object], told: str, evidence: str) -> Iterator[Finding]:
     error = str(answer.get("error", ""))
     path = str(answer.get("path") or _first_libcuda(context) or "")
@@ -339,7 +281,7 @@ def _rocm(context: Context, told: str) -> Iterator[Finding]:
     if not gpus.exists("dev/kfd"):
         yield faults.KFD.found(f"/dev/kfd is missing: {evidence}")
     elif closed:
-        yield _no_permission(closed, evidence, faults.KFD_PERMISSION)
+        yield no_permission(closed, evidence, faults.KFD_PERMISSION)
     elif override:
         yield faults.GFX_OVERRIDE.found(f"HSA_OVERRIDE_GFX_VERSION={override}: {evidence}")
     else:

@@ -89,7 +89,7 @@ class Machine:
         return finding
 
 
-_NEED_DEVICES = ("cuda.devices", "cuda.libraries")
+_NEED_DEVICES = ("cuda.count", "cuda.devices", "cuda.libraries")
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_nothing_is_wrong(machine: Machine) -> None:
 
 
 def test_cuda_build_without_a_gpu(machine: Machine) -> None:
-    for check in ("cuda.driver", "cuda.visible", "cuda.reach", "cuda.devices", "cuda.libraries"):
+    for check in ("cuda.driver", "cuda.visible", "cuda.reach", "cuda.count", "cuda.devices", "cuda.libraries"):
         assert machine.one(check).verdict == "skip"
 
 
@@ -733,19 +733,25 @@ def test_all_are_reached(machine: Machine) -> None:
 
 def test_one_is_missing(machine: Machine) -> None:
     machine.nvidia(3)
-    finding = machine.one("cuda.reach")
-    assert finding.fault == "cuda.reach.fewer"
-    assert "only 2 of 3 NVIDIA GPUs" in finding.evidence
+    finding = machine.one("cuda.count")
+    assert (finding.fault, finding.verdict) == ("cuda.count.fewer", "warn")
+    assert finding.evidence == "torch sees 2 of 3 NVIDIA GPUs, 1 missing"
     machine.environ["CUDA_VISIBLE_DEVICES"] = "0,1"
-    assert machine.one("cuda.reach").verdict == "pass"
+    assert machine.one("cuda.count").verdict == "pass"
+
+
+def test_one_instance_of_mig(machine: Machine) -> None:
+    machine.nvidia(2)
+    machine.fake = {"devices": [{"name": "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "capability": "8.0"}]}
+    assert machine.one("cuda.count").verdict == "pass"
 
 
 def test_gpus_of_other_jobs(machine: Machine, opening: Callable[[str], None]) -> None:
     machine.nvidia(3)
     opening("EPERM")
-    finding = machine.one("cuda.reach")
+    finding = machine.one("cuda.count")
     assert finding.verdict == "pass"
-    assert "1 more belong to others: /dev/nvidia0" in finding.evidence
+    assert "other jobs (/dev/nvidia0: EPERM)" in finding.evidence
 
 
 def test_one_lost_gpu_is_found(machine: Machine) -> None:

@@ -193,15 +193,15 @@ def _blacklist(machine: Machine) -> None:
 
 
 _NO_DRIVER: dict[str, tuple[Callable[[Machine], object], str]] = {
-    "missing": (lambda machine: None, "neither /sys/module/nvidia nor /proc/driver/nvidia"),
-    "nouveau": (lambda machine: machine.file("sys/module/nouveau/initstate"), "nouveau is"),
-    "not_built": (
+    "cuda.driver.missing": (lambda machine: None, "neither /sys/module/nvidia nor /proc/driver/nvidia"),
+    "cuda.driver.nouveau": (lambda machine: machine.file("sys/module/nouveau/initstate"), "nouveau is"),
+    "cuda.driver.not_built": (
         lambda machine: _module(machine, "6.8.0-40-generic"),
         "6.8.0-40-generic, none for the running kernel",
     ),
-    "blacklisted": (_blacklist, "blacklist nvidia in /etc/modprobe.d/nvidia.conf"),
-    "secure_boot": (_secure_boot, "Secure Boot is on"),
-    "not_loaded": (_module, f"/lib/modules/{RELEASE}/updates/dkms/nvidia.ko.zst is installed"),
+    "cuda.driver.blacklisted": (_blacklist, "blacklist nvidia in /etc/modprobe.d/nvidia.conf"),
+    "cuda.driver.secure_boot": (_secure_boot, "Secure Boot is on"),
+    "cuda.driver.not_loaded": (_module, f"/lib/modules/{RELEASE}/updates/dkms/nvidia.ko.zst is installed"),
 }
 
 
@@ -211,7 +211,7 @@ def test_no_driver_is_loaded(machine: Machine, fault: str) -> None:
     setup, expected = _NO_DRIVER[fault]
     setup(machine)
     finding = machine.one("cuda.driver")
-    assert finding.fault == f"cuda.driver.{fault}"
+    assert finding.fault == fault
     assert finding.evidence.startswith("8 NVIDIA GPUs on the PCI bus, but no NVIDIA driver is loaded")
     assert expected in finding.evidence
 
@@ -436,18 +436,18 @@ def _installed(libcuda: Path, folder: Path, version: str = "580.82.07") -> str:
 
 
 _CODES = {
-    2: "memory",
-    3: "init",
-    34: "stub_library",
-    46: "busy",
-    100: "no_device",
-    101: "ordinal",
-    304: "os_call",
-    802: "fabric",
-    805: "mps",
-    807: "mps",
-    999: "unknown",
-    12345: "other",
+    2: "cuda.reach.memory",
+    3: "cuda.reach.init",
+    34: "cuda.reach.stub_library",
+    46: "cuda.reach.busy",
+    100: "cuda.reach.no_device",
+    101: "cuda.reach.ordinal",
+    304: "cuda.reach.os_call",
+    802: "cuda.reach.fabric",
+    805: "cuda.reach.mps",
+    807: "cuda.reach.mps",
+    999: "cuda.reach.unknown",
+    12345: "cuda.reach.other",
 }
 
 
@@ -458,25 +458,25 @@ def test_error_codes_of_the_driver(machine: Machine, libcuda: Path, code: int) -
     machine.fake = {"error": "it does not work"}
     machine.environ |= {"LD_LIBRARY_PATH": str(libcuda), "FAKE_CUINIT": str(code), "FAKE_CUDA": "13000"}
     finding = machine.one("cuda.reach")
-    assert finding.fault == f"cuda.reach.{_CODES[code]}"
+    assert finding.fault == _CODES[code]
     assert f"cuInit of {libcuda}/libcuda.so.580.82.07 returns {code}" in finding.evidence
     assert "it does not work" in finding.evidence
 
 
 _UNEXPECTED = "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before? "
 _WORDS = {
-    "CUDA unknown error - this may be due to an incorrectly set up environment": "unknown",
-    _UNEXPECTED + "Error 802: system not yet initialized": "fabric",
-    _UNEXPECTED + "Error 803: system has unsupported display driver / cuda driver combination": "mismatch",
-    _UNEXPECTED + "Error 804: forward compatibility was attempted on non supported HW": "compat",
-    _UNEXPECTED + "Error 101: invalid device ordinal": "ordinal",
-    _UNEXPECTED + "Error 304: OS call failed or operation not supported on this OS": "os_call",
-    _UNEXPECTED + "Error 34: CUDA driver is a stub library": "stub_library",
-    "CUDA driver initialization failed, you might not have a CUDA gpu.": "init",
-    "No CUDA GPUs are available": "no_device",
-    "CUDA error: out of memory": "memory",
-    "The NVIDIA driver on your system is too old (found version 12020).": "too_old",
-    "something new": "other",
+    "CUDA unknown error - this may be due to an incorrectly set up environment": "cuda.reach.unknown",
+    _UNEXPECTED + "Error 802: system not yet initialized": "cuda.reach.fabric",
+    _UNEXPECTED + "Error 803: system has unsupported display driver / cuda driver combination": "cuda.reach.mismatch",
+    _UNEXPECTED + "Error 804: forward compatibility was attempted on non supported HW": "cuda.reach.compat",
+    _UNEXPECTED + "Error 101: invalid device ordinal": "cuda.reach.ordinal",
+    _UNEXPECTED + "Error 304: OS call failed or operation not supported on this OS": "cuda.reach.os_call",
+    _UNEXPECTED + "Error 34: CUDA driver is a stub library": "cuda.reach.stub_library",
+    "CUDA driver initialization failed, you might not have a CUDA gpu.": "cuda.reach.init",
+    "No CUDA GPUs are available": "cuda.reach.no_device",
+    "CUDA error: out of memory": "cuda.reach.memory",
+    "The NVIDIA driver on your system is too old (found version 12020).": "cuda.reach.too_old",
+    "something new": "cuda.reach.other",
 }
 
 
@@ -485,7 +485,7 @@ def test_errors_in_the_words_of_torch(machine: Machine, words: str) -> None:
     machine.nvidia(1)
     machine.fake = {"error": words}
     finding = machine.one("cuda.reach")
-    assert (finding.fault, finding.verdict) == (f"cuda.reach.{_WORDS[words]}", "fail")
+    assert (finding.fault, finding.verdict) == (_WORDS[words], "fail")
     assert words.split("\n")[0] in finding.evidence
 
 
@@ -839,21 +839,45 @@ def test_each_gpu_computes_right(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("fake", "fault", "expected"),
     [
-        ({"off": {"matmul@1": 0.1}}, "wrong", "GPU 1, NVIDIA H100 80GB HBM3 (compute capability 9.0) computes wrong"),
-        ({"off": {"kernel@1": 1.0}}, "wrong", "2^20 ones add up to 2097152"),
-        ({"off": {"matmul@1": 1e-9}, "unsteady": True}, "unsteady", "different bits"),
-        ({"raises": {"zeros@1": "CUDA error: out of memory"}}, "no_memory", "its first allocation"),
-        ({"raises": {"context@1": "CUDA error: all CUDA-capable devices are busy or unavailable"}}, "busy", "context"),
-        ({"raises": {"kernel@1": "CUDA error: uncorrectable ECC error encountered"}}, "ecc", "a kernel of torch"),
-        ({"raises": {"kernel@1": "CUDA error: no kernel image is available"}}, "no_kernel_image", "no kernel image"),
+        (
+            {"off": {"matmul@1": 0.1}},
+            "cuda.devices.wrong",
+            "GPU 1, NVIDIA H100 80GB HBM3 (compute capability 9.0) computes wrong",
+        ),
+        ({"off": {"kernel@1": 1.0}}, "cuda.devices.wrong", "2^20 ones add up to 2097152"),
+        ({"off": {"matmul@1": 1e-9}, "unsteady": True}, "cuda.devices.unsteady", "different bits"),
+        ({"raises": {"zeros@1": "CUDA error: out of memory"}}, "cuda.devices.no_memory", "its first allocation"),
+        (
+            {"raises": {"context@1": "CUDA error: all CUDA-capable devices are busy or unavailable"}},
+            "cuda.devices.busy",
+            "context",
+        ),
+        (
+            {"raises": {"kernel@1": "CUDA error: uncorrectable ECC error encountered"}},
+            "cuda.devices.ecc",
+            "a kernel of torch",
+        ),
+        (
+            {"raises": {"kernel@1": "CUDA error: no kernel image is available"}},
+            "cuda.devices.no_kernel_image",
+            "no kernel image",
+        ),
         (
             {"raises": {"kernel@1": "the provided PTX was compiled with an unsupported toolchain."}},
-            "ptx_version",
+            "cuda.devices.ptx_version",
             "PTX",
         ),
-        ({"raises": {"matmul@1": "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED"}}, "cublas", "a matmul (cuBLAS)"),
-        ({"raises": {"copy@1": "CUDA error: unspecified launch failure"}}, "error", "unspecified launch failure"),
-        ({"crashes": ["matmul@1"]}, "crash", "a matmul (cuBLAS) was killed by SIGABRT"),
+        (
+            {"raises": {"matmul@1": "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED"}},
+            "cuda.devices.cublas",
+            "a matmul (cuBLAS)",
+        ),
+        (
+            {"raises": {"copy@1": "CUDA error: unspecified launch failure"}},
+            "cuda.devices.error",
+            "unspecified launch failure",
+        ),
+        ({"crashes": ["matmul@1"]}, "cuda.devices.crash", "a matmul (cuBLAS) was killed by SIGABRT"),
     ],
 )
 def test_one_of_two_gpus_fails(machine: Machine, fake: dict[str, Any], fault: str, expected: str) -> None:
@@ -862,7 +886,7 @@ def test_one_of_two_gpus_fails(machine: Machine, fake: dict[str, Any], fault: st
     good, bad = machine.run("cuda.devices")
     assert good.evidence.startswith("GPU 0,")
     assert good.verdict == "pass"
-    assert (bad.fault, bad.verdict) == (f"cuda.devices.{fault}", "fail")
+    assert (bad.fault, bad.verdict) == (fault, "fail")
     assert bad.evidence.startswith("GPU 1,")
     assert expected in bad.evidence
 
@@ -886,12 +910,12 @@ WHEELS = {cuda: built | {"aarch64": built["x86_64"]} for cuda, built in WHEELS.i
 @pytest.mark.parametrize(
     ("capability", "architectures", "fault", "wheel"),
     [
-        ("6.1", CUDA_13, "too_old", "torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126"),
-        ("3.7", CUDA_13, "too_old", "torch==1.12.1 --index-url https://download.pytorch.org/whl/cu113"),
-        ("12.0", "sm_50 sm_60 sm_70 sm_80 sm_86 sm_90", "too_new", "whl/cu130"),
-        ("9.0", "sm_50 sm_60 sm_70 sm_80 sm_86", "too_new", "whl/cu130"),
-        ("12.0", "sm_50 sm_80 sm_90 compute_90", "by_ptx", "whl/cu130"),
-        ("8.7", "sm_80 sm_86 sm_90", "too_new", "index-url"),
+        ("6.1", CUDA_13, "cuda.devices.too_old", "torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126"),
+        ("3.7", CUDA_13, "cuda.devices.too_old", "torch==1.12.1 --index-url https://download.pytorch.org/whl/cu113"),
+        ("12.0", "sm_50 sm_60 sm_70 sm_80 sm_86 sm_90", "cuda.devices.too_new", "whl/cu130"),
+        ("9.0", "sm_50 sm_60 sm_70 sm_80 sm_86", "cuda.devices.too_new", "whl/cu130"),
+        ("12.0", "sm_50 sm_80 sm_90 compute_90", "cuda.devices.by_ptx", "whl/cu130"),
+        ("8.7", "sm_80 sm_86 sm_90", "cuda.devices.too_new", "index-url"),
         ("8.9", CUDA_13, None, ""),
         ("9.0", "sm_80 sm_90a", None, ""),
         ("12.1", CUDA_13, None, ""),
@@ -903,7 +927,7 @@ def test_architecture(machine: Machine, capability: str, architectures: str, fau
     gpu = {"name": "NVIDIA Something", "capability": capability}
     machine.fake = {"devices": [gpu], "architectures": architectures, "wheels": WHEELS}
     found = [finding for finding in machine.run("cuda.devices") if finding.verdict != "pass"]
-    assert [finding.fault for finding in found] == ([f"cuda.devices.{fault}"] if fault else [])
+    assert [finding.fault for finding in found] == ([fault] if fault else [])
     for finding in found:
         assert f"sm_{capability.replace('.', '')}" in finding.evidence
         assert wheel in str(finding.fix)
@@ -937,21 +961,25 @@ _INCOMPATIBLE = (
 @pytest.mark.parametrize(
     ("fake", "fault", "verdict"),
     [
-        ({"raises": {"cudnn": _INCOMPATIBLE}}, "cudnn_version", "fail"),
-        ({"raises": {"conv2d": "cuDNN error: CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH"}}, "cudnn_version", "fail"),
-        ({"raises": {"conv2d": "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"}}, "cudnn", "fail"),
-        ({"raises": {"linear": "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED"}}, "cublas", "fail"),
-        ({"raises": {"conv2d": "something else"}}, "error", "fail"),
-        ({"off": {"conv2d": 10.0}, "nccl": [2, 28, 9]}, "cudnn", "fail"),
-        ({"off": {"linear": 10.0}, "nccl": [2, 28, 9]}, "cublas", "fail"),
-        ({"nccl": None}, "no_nccl", "warn"),
+        ({"raises": {"cudnn": _INCOMPATIBLE}}, "cuda.libraries.cudnn_version", "fail"),
+        (
+            {"raises": {"conv2d": "cuDNN error: CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH"}},
+            "cuda.libraries.cudnn_version",
+            "fail",
+        ),
+        ({"raises": {"conv2d": "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"}}, "cuda.libraries.cudnn", "fail"),
+        ({"raises": {"linear": "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED"}}, "cuda.libraries.cublas", "fail"),
+        ({"raises": {"conv2d": "something else"}}, "cuda.libraries.error", "fail"),
+        ({"off": {"conv2d": 10.0}, "nccl": [2, 28, 9]}, "cuda.libraries.cudnn", "fail"),
+        ({"off": {"linear": 10.0}, "nccl": [2, 28, 9]}, "cuda.libraries.cublas", "fail"),
+        ({"nccl": None}, "cuda.libraries.no_nccl", "warn"),
     ],
 )
 def test_a_library_fails(machine: Machine, fake: dict[str, Any], fault: str, verdict: str) -> None:
     machine.nvidia(2)
     machine.fake = fake
     finding = machine.run("cuda.libraries")[0]
-    assert (finding.fault, finding.verdict) == (f"cuda.libraries.{fault}", verdict)
+    assert (finding.fault, finding.verdict) == (fault, verdict)
 
 
 # --- as the command asks

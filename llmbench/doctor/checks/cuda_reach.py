@@ -77,7 +77,7 @@ def count(context: Context) -> Iterator[Finding]:
     devices = context.facts.get("devices")
     expected = _expected(context)
     if not devices or context.facts["torch"]["hip"] or expected is None:
-        yield skipped("how many GPUs there should be is not known")
+        yield skipped("how many GPUs there should be is not known" if devices else "no GPU that this torch could use")
         return
     told = f"torch sees {len(devices)} of {expected} NVIDIA GPUs"
     away = expected - len(devices)

@@ -225,33 +225,6 @@ def cgroup_folders(controller: str) -> list[Path]:
 # --- devices
 
 
-def nvidia_devices() -> list[str]:
-    """NVIDIA GPUs on the PCI bus or in /dev, with or without a driver."""
-    found = [f"/dev/{name}" for name in folder("/dev") if name.startswith("nvidia") and name[6:].isdigit()]
-    return found or [f"PCI device {address}" for address in nvidia_pci()]
-
-
-def nvidia_pci() -> list[str]:
-    """Addresses of the NVIDIA GPUs on the PCI bus."""
-    bus = Path("/sys/bus/pci/devices")
-    return [
-        name
-        for name in folder(bus)
-        if (read(bus / name / "vendor") or "").strip() == "0x10de" and (read(bus / name / "class") or "")[:4] == "0x03"
-    ]
-
-
-def nvidia_driver() -> str | None:
-    """Version of the loaded NVIDIA kernel module."""
-    version = read("/sys/module/nvidia/version")
-    if version:
-        return version.strip()
-    for word in (read("/proc/driver/nvidia/version") or "").split():
-        if word[:1].isdigit() and "." in word:
-            return word
-    return None
-
-
 def rdma_devices() -> list[str]:
     """InfiniBand and RoCE adapters."""
     return folder("/sys/class/infiniband")

@@ -1,7 +1,8 @@
-"""What torch can do with each CUDA device: a matmul on it, against fp64 on the CPU."""
+"""Does torch reach its CUDA (or ROCm) devices, and what are they? What one can compute is another probe's."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,45 +10,44 @@ from typing import Any
 def probe(arguments: dict) -> Iterator[dict]:
     import torch
 
-    yield {"architectures": torch.cuda.get_arch_list() if torch.version.cuda else []}
-    available = torch.cuda.is_available()
+    yield {"architectures": torch.cuda.get_arch_list(), "wheels": wheels(torch)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
     yield {"available": available, "count": torch.cuda.device_count() if available else 0}
-    if not available:
-        yield {"reason": why_not(torch)}
+    # Only this really initialises: availability may come from NVML alone (PYTORCH_NVML_BASED_CUDA_CHECK).
+    error = initialise(torch)
+    if error or not available:
+        yield {"reason": error or "torch.cuda.is_available() is False", "warnings": [str(w.message) for w in caught]}
         return
-    devices = []
-    for index in range(torch.cuda.device_count()):
-        devices.append(describe(torch, index))
-        yield {"devices": devices}
-        devices[-1]["relative_error"] = matmul_error(torch, index)
-        yield {"devices": devices}
+    yield {"reason": None, "devices": [describe(torch, index) for index in range(torch.cuda.device_count())]}
 
 
-def why_not(torch: Any) -> str:
+def wheels(torch: Any) -> dict:
+    """Compute capabilities that the wheels of this release were built for, by CUDA version; empty in old releases."""
+    import platform
+
+    table = getattr(torch.cuda, "PYTORCH_RELEASES_CODE_CC", {})
+    machine = "aarch64" if platform.machine() == "aarch64" else "x86_64"
+    if not all(isinstance(built, dict) for built in table.values()):
+        return {}
+    return {cuda: sorted(built.get(machine, ())) for cuda, built in table.items()}
+
+
+def initialise(torch: Any) -> str:
     try:
         torch.cuda.init()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    return "torch.cuda.is_available() is False and torch gives no reason"
+    return ""
 
 
 def describe(torch: Any, index: int) -> dict:
     properties = torch.cuda.get_device_properties(index)
-    free, total = torch.cuda.mem_get_info(index)
     return {
         "name": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
-        "memory_bytes": total,
-        "free_bytes": free,
-        "bf16": torch.cuda.is_bf16_supported(),
+        "memory_bytes": properties.total_memory,
+        "bf16": torch.version.hip is not None or properties.major >= 8,
+        "gfx": getattr(properties, "gcnArchName", ""),
     }
-
-
-def matmul_error(torch: Any, index: int) -> float:
-    """Largest error of an fp32 matmul, as a share of |A| |B|; TF32 is off, so that fp32's own bound holds."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.manual_seed(0)
-    a, b = torch.randn(256, 256), torch.randn(256, 256)
-    result = (a.cuda(index) @ b.cuda(index)).cpu().double()
-    magnitude = a.double().abs() @ b.double().abs()
-    return float(((result - a.double() @ b.double()).abs() / magnitude).max())

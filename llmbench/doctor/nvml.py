@@ -134,18 +134,17 @@ _readings: WeakKeyDictionary[Processes, Reading] = WeakKeyDictionary()
 
 
 def take_reading(context: Context) -> Reading:
-    """Runs the probe. A GPU at which it crashes or hangs is left out, and the others are asked again."""
+    """Runs the probe. If it crashes or hangs at one GPU, those after it are asked again, without that field."""
     module = find_spec("pynvml")
-    arguments: dict[str, Any] = {"pynvml": module.origin if module else None, "skip": []}
+    arguments: dict[str, Any] = {"pynvml": module.origin if module else None, "files": device_files()}
     outcome = context.probe("nvml", arguments)
-    answer = dict(outcome.answer)
-    first, stuck = outcome, outcome.answer.get("asked_gpu")
+    answer, stuck = dict(outcome.answer), outcome.answer.get("asked_gpu")
     if not outcome.ok and stuck is not None:
-        arguments["skip"] = list(range(stuck + 1))
+        arguments |= {"skip": list(range(stuck + 1)), "without": [outcome.answer["asked_field"]]}
         answer = {**context.probe("nvml", arguments, deadline=context.deadline / 2).answer, **answer}
     indices = [index for index in range(answer.get("count", {}).get("value", 0)) if answer.get(f"gpu/{index}") == {}]
     gpus = tuple(Gpu(index, _fields_of(index, answer)) for index in indices)
-    _readings[context.processes] = Reading(first, answer, gpus)
+    _readings[context.processes] = Reading(outcome, answer, gpus)
     return _readings[context.processes]
 
 
@@ -238,14 +237,20 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-_PCI = Path("/sys/bus/pci/devices")
+DEV = Path("/dev")
+PCI = Path("/sys/bus/pci/devices")
 _OTHER_DRIVERS = ("vfio-pci", "pci-stub", "nouveau")
+
+
+def device_files() -> list[str]:
+    """Files of the driver in /dev."""
+    return sorted(str(path) for path in DEV.glob("nvidia*") if re.fullmatch(r"nvidia(\d+|ctl)", path.name))
 
 
 def nvidia_on_pci() -> list[str]:
     """PCI addresses of NVIDIA GPUs, without those that are given to a virtual machine or driven by nouveau."""
     try:
-        devices = sorted(_PCI.iterdir())
+        devices = sorted(PCI.iterdir())
     except OSError:
         return []
     return [
@@ -259,7 +264,7 @@ def nvidia_on_pci() -> list[str]:
 
 def of_pci(gpu: Gpu, name: str) -> str | None:
     """An attribute of the GPU's PCI device."""
-    text = read(_PCI / gpu.bus / name) if gpu.bus else None
+    text = read(PCI / gpu.bus / name) if gpu.bus else None
     return text.strip() if text else None
 
 
@@ -271,3 +276,12 @@ def is_container(environ: Mapping[str, str]) -> bool:
         return True
     groups = read("/proc/1/cgroup") or ""
     return any(sign in groups for sign in ("docker", "kubepods", "containerd", "lxc", "libpod"))
+
+
+def is_running(name: str) -> bool:
+    """Whether a process of that name is visible; true if none can be seen at all."""
+    try:
+        pids = [entry for entry in os.listdir("/proc") if entry.isdigit()]
+    except OSError:
+        return True
+    return any((read(f"/proc/{pid}/comm") or "").strip() == name[:15] for pid in pids)

@@ -93,12 +93,7 @@ FAN = fault(
 )
 
 
-@gpu_check(
-    "gpu.throttle",
-    "No GPU is slowed down by heat or power",
-    fields=("reasons", "temperature"),
-    follows=("gpu.present",),
-)
+@gpu_check("gpu.throttle", "No GPU is slowed down by heat or power", fields=("reasons", "temperature"))
 def throttle(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """Clocks event reasons, temperatures against their thresholds, fans."""
     thermal = [gpu for gpu in reading.gpus if reasons(gpu) & (SOFTWARE_THERMAL | HARDWARE_THERMAL)]
@@ -181,12 +176,7 @@ UNDERSIZED = fault(
 )
 
 
-@gpu_check(
-    "gpu.power",
-    "No GPU is capped below its power limit",
-    fields=("power_limit", "power_source"),
-    follows=("gpu.present",),
-)
+@gpu_check("gpu.power", "No GPU is capped below its power limit", fields=("power_limit", "power_source"))
 def power(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """The limit in force against the default."""
     capped = [(gpu, limits) for gpu in reading.gpus if (limits := _limits(gpu)) and limits[0] < 0.95 * limits[1]]
@@ -239,12 +229,7 @@ _BUSY = 90
 """Percent of the time that kernels run, from which clocks ought to be high."""
 
 
-@gpu_check(
-    "gpu.clocks",
-    "No GPU is held at low clocks",
-    fields=("clock", "clock_application", "performance_state"),
-    follows=("gpu.present", "gpu.throttle", "gpu.power"),
-)
+@gpu_check("gpu.clocks", "No GPU is held at low clocks", fields=("clock", "clock_application", "performance_state"))
 def clocks(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """Application clocks against their default; under load, clocks against the maximum."""
     set_low = [(gpu, text) for gpu in reading.gpus if (text := _application_clocks(gpu))]
@@ -269,19 +254,17 @@ def _application_clocks(gpu: Gpu) -> str | None:
 def _is_slow(gpu: Gpu) -> bool:
     """Busy, and slow without heat or power being a reason."""
     explained = POWER_CAP | HARDWARE | SYNC_BOOST | SOFTWARE_THERMAL | HARDWARE_THERMAL | POWER_BRAKE
-    clock, maximum = gpu.number("clock"), gpu.number("clock_maximum")
-    # Older Teslas run at their default application clocks, which are below the maximum.
-    aim = (
-        min(value for value in (maximum, gpu.number("clock_application_default"), maximum) if value)
-        if maximum
-        else None
-    )
-    again = gpu.number("again/clock")
-    fastest = max(value for value in (clock, again) if value is not None) if clock is not None else None
-    if gpu.load < _BUSY or reasons(gpu) & explained or not aim or fastest is None:
+    if gpu.load < _BUSY or reasons(gpu) & explained:
         return False
-    state = gpu.number("performance_state") or 0
-    return fastest < 0.7 * aim or (state >= 5 and (gpu.number("again/performance_state") or state) >= 5)
+    states = [
+        value for name in ("performance_state", "again/performance_state") if (value := gpu.number(name)) is not None
+    ]
+    clocks = [value for name in ("clock", "again/clock") if (value := gpu.number(name)) is not None]
+    # Older Teslas run at their default application clocks, which are below the maximum.
+    aims = [value for name in ("clock_maximum", "clock_application_default") if (value := gpu.number(name))]
+    saves_power = bool(states) and min(states) >= 5
+    is_low = bool(clocks and aims) and max(clocks) < 0.7 * min(aims) and not reasons(gpu) & IDLE
+    return saves_power or is_low
 
 
 def _is_set(gpu: Gpu) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from llmbench.doctor import nvml
 from llmbench.doctor.checks.registry import fault
 from llmbench.doctor.model import Finding
-from llmbench.doctor.nvml import Gpu, Reading, gib, gpu_check, is_container, names, of_pci, ranges, told
+from llmbench.doctor.nvml import Gpu, Reading, gib, gpu_check, is_container, is_running, names, of_pci, ranges, told
 from llmbench.doctor.runner import Context
 from llmbench.doctor.system import read
 
@@ -63,12 +66,7 @@ BAR1 = fault(
 )
 
 
-@gpu_check(
-    "gpu.pcie",
-    "PCIe links of GPUs are as wide and fast as they can be",
-    fields=("pcie_width",),
-    follows=("gpu.present",),
-)
+@gpu_check("gpu.pcie", "PCIe links of GPUs are as wide and fast as they can be", fields=("pcie_width",))
 def pcie(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """Width at any time, generation under load only, error counters."""
     address = next((gpu.bus for gpu in reading.gpus if gpu.bus), "0000:01:00.0")
@@ -106,7 +104,7 @@ def _slot_width(gpu: Gpu) -> int | None:
     """Lanes of the port that the card is in."""
     if gpu.bus is None:
         return None
-    parent = os.path.dirname(os.path.realpath(f"/sys/bus/pci/devices/{gpu.bus}"))
+    parent = os.path.dirname(os.path.realpath(nvml.PCI / gpu.bus))
     text = (read(f"{parent}/max_link_width") or "").strip()
     return int(text) if text.isdigit() and int(text) else None
 
@@ -261,7 +259,7 @@ def fabric(context: Context, reading: Reading) -> Iterator[Finding | str]:
     ill = [(gpu, text) for gpu, info in infos if info["state"] == 3 and (text := _ill(info["health"], info["summary"]))]
     yield from told(FABRIC_HEALTH, ill)
     switches = _switches()
-    if switches and not infos and not is_container(context.environ) and not _runs("nv-fabricmanager"):
+    if switches and not infos and not is_container(context.environ) and not is_running("nv-fabricmanager"):
         yield FABRIC_MANAGER.found(
             f"{switches} NVSwitches on the PCI bus, no process nv-fabricmanager", driver=reading.driver
         )
@@ -282,24 +280,11 @@ def _ill(health: int | None, summary: int | None) -> str | None:
 
 def _switches() -> int:
     """NVSwitches on the PCI bus: bridges of NVIDIA, class 0x0680."""
-    root = "/sys/bus/pci/devices"
-    try:
-        devices = os.listdir(root)
-    except OSError:
-        return 0
     return sum(
-        (read(f"{root}/{name}/vendor") or "").strip() == "0x10de"
-        and (read(f"{root}/{name}/class") or "").startswith("0x0680")
-        for name in devices
+        (read(nvml.PCI / name / "vendor") or "").strip() == "0x10de"
+        and (read(nvml.PCI / name / "class") or "").startswith("0x0680")
+        for name in _listed(nvml.PCI)
     )
-
-
-def _runs(name: str) -> bool:
-    try:
-        pids = [entry for entry in os.listdir("/proc") if entry.isdigit()]
-    except OSError:
-        return True
-    return any((read(f"/proc/{pid}/comm") or "").strip() == name[:15] for pid in pids)
 
 
 PEERS = fault(
@@ -356,3 +341,42 @@ def peers(context: Context, reading: Reading) -> Iterator[Finding | str]:
 
 def _is_peer(gpu: Gpu) -> bool:
     return gpu.is_data_centre and not gpu.is_virtual and (gpu.has_fabric or gpu.number("virtualization") in (0, None))
+
+
+PEERMEM = fault(
+    "gpu.rdma.peermem",
+    "warn",
+    "The network adapter cannot reach the memory of GPUs (GPUDirect RDMA)",
+    cause="the kernel module nvidia_peermem is not loaded, and the driver is not one that does without (open kernel "
+    "modules with DMA-BUF, Linux 5.12 or newer): NCCL copies through the CPU's memory, at a fraction of the bandwidth",
+    fix="sudo modprobe nvidia_peermem; to keep it: echo nvidia_peermem | sudo tee "
+    "/etc/modules-load.d/nvidia_peermem.conf",
+    link="https://docs.nvidia.com/cuda/gpudirect-rdma/",
+)
+
+
+@gpu_check("gpu.rdma", "Network adapters reach the memory of GPUs (RDMA)", fields=("name",))
+def rdma(context: Context, reading: Reading) -> Iterator[Finding | str]:
+    """InfiniBand and RoCE adapters against nvidia_peermem, or DMA-BUF in its place."""
+    adapters = sorted(_listed("/sys/class/infiniband"))
+    if not adapters or not any(gpu.is_data_centre for gpu in reading.gpus):
+        yield "no RDMA network adapter" if not adapters else f"{reading.gpus[0].name} has no GPUDirect RDMA"
+        return
+    if "nvidia_peermem" in _listed("/sys/module") or "nv_peer_mem" in _listed("/sys/module"):
+        yield f"nvidia_peermem is loaded, for {', '.join(adapters)}"
+    elif "Open Kernel Module" in (read("/proc/driver/nvidia/version") or "") and _kernel() >= (5, 12):
+        yield f"nvidia_peermem is not loaded; the open kernel modules serve {', '.join(adapters)} by DMA-BUF"
+    else:
+        yield PEERMEM.found(f"nvidia_peermem is not loaded; RDMA network adapters: {', '.join(adapters)}")
+
+
+def _listed(folder: str | Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _kernel() -> tuple[int, ...]:
+    """First two numbers of the kernel's version."""
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])

@@ -15,6 +15,7 @@ from llmbench.doctor.system import nvidia_devices, read
 from llmbench.doctor.xid import ACTIONS, Event, parse
 
 _CATALOG = "https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html"
+KMSG: str | None = "/dev/kmsg"
 _DAY = 86400.0
 _RECENT = _DAY
 """A program's error of yesterday says nothing about the GPU today."""
@@ -153,7 +154,7 @@ class Entry:
 
 
 def _log(context: Context, patterns: Sequence[str]) -> Log | Finding:
-    outcome = context.probe("kernel_log", {"patterns": list(patterns)})
+    outcome = context.probe("kernel_log", {"patterns": list(patterns), "kmsg": KMSG})
     answer: Mapping[str, Any] = outcome.answer
     if "lines" in answer:
         return Log(answer["source"], [Line(age, text) for age, text in answer["lines"]])
@@ -210,7 +211,7 @@ def _told(kind: Fault, entries: Sequence[Entry], source: str, verdict: Any) -> I
         f"kernel log ({source}): {'; '.join(texts)}",
         verdict=verdict,
         action="; ".join(actions),
-        gpu=entries[0].event.address,
+        gpu=",".join(dict.fromkeys(f"{entry.event.address}.0" for entry in entries)),
     )
 
 
@@ -263,11 +264,10 @@ MEMORY_ERRORS = fault(
 LOCKUP = fault(
     "cpu.kernel.lockup",
     "warn",
-    "The kernel reported that a processor or a task was stuck",
-    cause="a processor did not schedule for long (soft lockup), or a task waited for minutes for a disk, a network "
-    "file system or a driver (hung task): trainings stand still meanwhile",
-    fix="sudo dmesg | grep -i -e lockup -e 'blocked for more than' names the task; look at that driver, disk or file "
-    "system",
+    "The kernel reported that a processor was stuck",
+    cause="a processor did not schedule for long (soft or hard lockup): a driver or the virtual machine's host holds it, and "
+    "trainings stand still meanwhile",
+    fix="sudo dmesg | grep -i -A20 lockup names the task and the driver; virtual machine: its host is overcommitted",
 )
 PCIE_ERRORS = fault(
     "cpu.kernel.pcie",
@@ -280,7 +280,7 @@ _MACHINE: tuple[tuple[str, Fault, int], ...] = (
     (r"Out of memory: Killed process \d+ \(", OOM, 1),
     (r"mce: \[Hardware Error\]|Machine check events logged|\[Hardware Error\]: Machine check", MACHINE_CHECK, 1),
     (r"EDAC .*(CE|UE) ", MEMORY_ERRORS, 1),
-    (r"soft lockup - CPU|hard LOCKUP|blocked for more than \d+ seconds", LOCKUP, 1),
+    (r"soft lockup - CPU|hard LOCKUP", LOCKUP, 1),
     (r"AER: (Corrected|Multiple Corrected) error|AER: Uncorrect\w+|PCIe Bus Error: severity=", PCIE_ERRORS, 20),
 )
 

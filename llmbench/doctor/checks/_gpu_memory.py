@@ -69,12 +69,7 @@ ECC_PENDING = fault(
 )
 
 
-@gpu_check(
-    "gpu.ecc",
-    "The memory of GPUs has no errors",
-    fields=("ecc", "uncorrected", "sram"),
-    follows=("gpu.present",),
-)
+@gpu_check("gpu.ecc", "The memory of GPUs has no errors", fields=("ecc", "uncorrected", "sram"))
 def ecc(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """Counters since the driver was loaded and over the GPU's life; the mode."""
     broken = [gpu for gpu in reading.gpus if gpu.number("uncorrected") or _sram(gpu, "volatileUnc")]
@@ -181,12 +176,7 @@ REPAIR = fault(
 )
 
 
-@gpu_check(
-    "gpu.memory",
-    "No damaged memory of a GPU waits for repair",
-    fields=("rows", "retired_pending"),
-    follows=("gpu.present",),
-)
+@gpu_check("gpu.memory", "No damaged memory of a GPU waits for repair", fields=("rows", "retired_pending"))
 def memory(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """Remapped rows (Ampere and newer), retired pages (older)."""
     rows = [(gpu, row) for gpu in reading.gpus if (row := gpu.numbers("rows", 4))]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from llmbench.doctor.checks.registry import check, fault
 from llmbench.doctor.model import Fault, Finding, passed
@@ -17,6 +17,7 @@ from llmbench.doctor.nvml import (
     RESET_REQUIRED,
     Gpu,
     Reading,
+    device_files,
     gib,
     gpu_check,
     is_container,
@@ -163,6 +164,8 @@ def nvml(context: Context) -> Iterator[Finding]:
     problem = _problem(context, reading)
     if problem:
         yield problem
+        if problem.verdict != "fail":
+            yield Finding("skip", "without NVML nothing is told of the health of the GPUs", root="gpu.nvml")
         return
     context.facts["gpus"] = [_facts(gpu, reading) for gpu in gpus]
     yield from _old(reading)
@@ -175,8 +178,8 @@ def nvml(context: Context) -> Iterator[Finding]:
 
 def _nothing_to_ask(context: Context) -> str | None:
     """Why there is no NVIDIA GPU that NVML could tell of; None if there may be one."""
-    nodes, on_bus = glob.glob("/dev/nvidia[0-9]*"), nvidia_on_pci()
-    if nodes or os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg"):
+    on_bus = nvidia_on_pci()
+    if device_files() or os.path.exists("/dev/dxg"):
         return None
     if on_bus and (nvidia_driver() is None or is_container(context.environ)):
         why = "this container was given none of them" if is_container(context.environ) else "no NVIDIA driver is loaded"
@@ -205,10 +208,9 @@ def _problem(context: Context, reading: Reading) -> Finding | None:
     failure = answer["init"] if "error" in answer["init"] else answer["count"]
     if "error" in failure:
         return _not_initialised(context, reading, failure["error"], failure["words"])
-    if not reading.count and (glob.glob("/dev/nvidia[0-9]*") or nvidia_on_pci()):
-        return EMPTY.found(
-            f"NVML lists 0 GPUs; {len(nvidia_on_pci())} on the PCI bus, {len(glob.glob('/dev/nvidia[0-9]*'))} in /dev"
-        )
+    files = [path for path in device_files() if not path.endswith("ctl")]
+    if not reading.count and (files or nvidia_on_pci()):
+        return EMPTY.found(f"NVML lists 0 GPUs; {len(nvidia_on_pci())} on the PCI bus, {len(files)} in /dev")
     return None
 
 
@@ -334,12 +336,7 @@ def present(context: Context, reading: Reading) -> Iterator[Finding | str]:
     failed = {index: error for index in range(reading.count or 0) if (error := reading.handle_error(index))}
     lost = [gpu for gpu in reading.gpus if LOST in _errors(gpu)]
     reset = [gpu for gpu in reading.gpus if RESET_REQUIRED in _errors(gpu)]
-    for index, error in failed.items():
-        fault = {LOST: LOST_GPU, RESET_REQUIRED: RESET}.get(error["error"], UNREADABLE)
-        # The one that NVML cannot name is the one that only the bus knows.
-        address = f" ({unknown[list(failed).index(index)]})" if len(unknown) == len(failed) else ""
-        fell = " (it has fallen off the bus)" if fault is LOST_GPU else ""
-        yield fault.found(f"GPU {index}{address}: NVML: {error['words']}{fell}", gpus=index)
+    yield from _unopened(failed, unknown)
     yield from told(LOST_GPU, [(gpu, "NVML: GPU is lost (it has fallen off the bus)") for gpu in lost])
     yield from told(RESET, [(gpu, "NVML: GPU requires reset") for gpu in reset if gpu not in lost])
     actions = [(gpu, gpu.number("recovery") or 0) for gpu in reading.gpus if gpu not in lost + reset]
@@ -349,6 +346,19 @@ def present(context: Context, reading: Reading) -> Iterator[Finding | str]:
     yield from _stuck(reading)
     yield from _fewer(reading, expected, [address for address in unknown if len(unknown) > len(failed)])
     yield f"all {reading.count} answer" + (f", {len(expected)} on the PCI bus" if expected else "")
+
+
+def _unopened(failed: Mapping[int, Mapping[str, Any]], unknown: Sequence[str]) -> Iterator[Finding]:
+    """GPUs of which NVML gives no handle, by what it says."""
+    # Those that NVML cannot name are those that only the bus knows.
+    addresses = dict(zip(failed, unknown, strict=True)) if len(failed) == len(unknown) else {}
+    for number in dict.fromkeys(error["error"] for error in failed.values()):
+        same = {index: error["words"] for index, error in failed.items() if error["error"] == number}
+        where = [f"GPU {index}" + (f" ({addresses[index]})" if index in addresses else "") for index in same]
+        kind = {LOST: LOST_GPU, RESET_REQUIRED: RESET}.get(number, UNREADABLE)
+        fell = " (it has fallen off the bus)" if kind is LOST_GPU else ""
+        text = f"{', '.join(where)}: NVML: {next(iter(same.values()))}{fell}"
+        yield kind.found(text, gpus=",".join(str(index) for index in same))
 
 
 def _errors(gpu: Gpu) -> set[int]:
@@ -370,7 +380,7 @@ def _stuck(reading: Reading) -> Iterator[Finding]:
 
 
 def _fewer(reading: Reading, expected: list[str], unknown: list[str]) -> Iterator[Finding]:
-    nodes = {path: number for path, number in reading.answer.get("nodes", {}).items() if path != "/dev/nvidiactl"}
+    nodes = {path: number for path, number in reading.answer.get("nodes", {}).items() if not path.endswith("ctl")}
     # A container or a job is given some: others have no device file, or one that its cgroup forbids to open.
     given = len([path for path, number in nodes.items() if number not in (1, 13)]) or len(expected)
     there = min(given, len(expected))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from llmbench.doctor.checks.registry import fault
 from llmbench.doctor.model import Finding
-from llmbench.doctor.nvml import Gpu, Reading, gib, gpu_check, in_words, names, told
+from llmbench.doctor.nvml import Gpu, Reading, gib, gpu_check, in_words, is_running, names, told
 from llmbench.doctor.runner import Context
 from llmbench.doctor.system import read
 
@@ -51,7 +52,7 @@ MIG_PENDING = fault(
 )
 
 
-@gpu_check("gpu.mig", "GPUs are whole (MIG is off)", fields=("mig",), follows=("gpu.present",))
+@gpu_check("gpu.mig", "GPUs are whole (MIG is off)", fields=("mig",))
 def mig(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """Mode now, mode after a reset, and the number of instances."""
     modes = {gpu.index: mode for gpu in reading.gpus if (mode := gpu.numbers("mig", 2))}
@@ -104,7 +105,7 @@ PROHIBITED = fault(
 )
 
 
-@gpu_check("gpu.mode", "Modes of GPUs suit training", fields=("persistence", "compute_mode"), follows=("gpu.present",))
+@gpu_check("gpu.mode", "Modes of GPUs suit training", fields=("persistence", "compute_mode"))
 def mode(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """Persistence mode (where nothing else keeps the driver up) and compute mode."""
     off = [
@@ -113,7 +114,9 @@ def mode(context: Context, reading: Reading) -> Iterator[Finding | str]:
         if gpu.number("persistence") == 0 and gpu.is_data_centre and not gpu.is_virtual and not gpu.number("display")
     ]
     yield from told(PERSISTENCE, [(gpu, "persistence mode is off") for gpu in off])
-    exclusive = [gpu for gpu in reading.gpus if gpu.number("compute_mode") in (1, 3)]
+    # The server of MPS wants the GPU for itself, and shares it.
+    shared = is_running("nvidia-cuda-mps-server") or is_running("nvidia-cuda-mps-control")
+    exclusive = [gpu for gpu in reading.gpus if gpu.number("compute_mode") in (1, 3) and not shared]
     yield from told(EXCLUSIVE, [(gpu, "compute mode is EXCLUSIVE_PROCESS") for gpu in exclusive])
     prohibited = [gpu for gpu in reading.gpus if gpu.number("compute_mode") == 2]
     yield from told(PROHIBITED, [(gpu, "compute mode is PROHIBITED") for gpu in prohibited])
@@ -145,19 +148,11 @@ UNSEEN = fault(
     fix="sudo fuser -v /dev/nvidia* on the host shows who holds it; end those; if nobody does, reset the GPU: "
     "sudo nvidia-smi --gpu-reset -i <gpus>",
 )
-UTILISED = fault(
-    "gpu.busy.utilised",
-    "warn",
-    "A GPU computes for a process that is not visible",
-    cause="kernels run on it although no process is listed: it belongs to another container, user or virtual "
-    "machine, and both will be slow",
-    fix="sudo fuser -v /dev/nvidia* on the host shows who uses it; choose another GPU with CUDA_VISIBLE_DEVICES",
-)
 _OWN = 1 << 30
 """Bytes below which a process is no matter: a context, or doctor's own probes."""
 
 
-@gpu_check("gpu.busy", "GPUs are free", fields=("memory", "processes"), follows=("gpu.present",))
+@gpu_check("gpu.busy", "GPUs are free", fields=("memory", "processes"))
 def busy(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """Compute processes, and the memory that they do not explain; only of GPUs that this job may see."""
     gpus = [gpu for gpu in reading.gpus if _is_visible(gpu, reading, context.environ)]
@@ -165,13 +160,7 @@ def busy(context: Context, reading: Reading) -> Iterator[Finding | str]:
     used = [(gpu, ", ".join(_process(p) for p in foreign[gpu.index])) for gpu in gpus if gpu.index in foreign]
     pids = sorted({process["pid"] for others in foreign.values() for process in others})
     yield from told(BUSY, used, pids=" ".join(str(pid) for pid in pids))
-    unseen = [(gpu, text) for gpu in gpus if (text := _unexplained(gpu))]
-    yield from told(UNSEEN, unseen)
-    told_of = [gpu for gpu, _ in used + unseen]
-    working = [gpu for gpu in gpus if gpu not in told_of and gpu.load >= 50 and not gpu.number("display")]
-    yield from told(
-        UTILISED, [(gpu, f"{gpu.load} % utilisation, no process is listed") for gpu in working if not _any(gpu)]
-    )
+    yield from told(UNSEEN, [(gpu, text) for gpu in gpus if (text := _unexplained(gpu))])
     free = [memory["free"] / memory["total"] for gpu in gpus if (memory := gpu.get("memory")) and memory["total"]]
     if free:
         yield f"at least {100 * min(free):.0f} % of the memory of each is free"
@@ -188,10 +177,10 @@ def _is_visible(gpu: Gpu, reading: Reading, environ: Mapping[str, str]) -> bool:
     return any(str(gpu.get("uuid")).startswith(name) for name in wanted)
 
 
-def _others(gpu: Gpu) -> Iterator[Mapping[str, int]]:
+def _others(gpu: Gpu) -> Iterator[Mapping[str, Any]]:
     """Compute processes that are not doctor's own, and hold much memory."""
     for process in gpu.get("processes") or []:
-        memory = process["usedGpuMemory"]
+        memory = process["memory"]
         if not _is_own(process["pid"]) and (memory is None or memory >= min(_OWN, 0.05 * _total(gpu))):
             yield process
 
@@ -211,14 +200,11 @@ def _total(gpu: Gpu) -> int:
     return int((gpu.get("memory") or {}).get("total") or 2**36)
 
 
-def _process(process: Mapping[str, int]) -> str:
-    name = (read(f"/proc/{process['pid']}/comm") or "").strip() or "a process that is not visible here"
-    memory = process["usedGpuMemory"]
+def _process(process: Mapping[str, Any]) -> str:
+    here = (read(f"/proc/{process['pid']}/comm") or "").strip()
+    name = here or process["name"] or "a process that is not visible here"
+    memory = process["memory"]
     return f"{name} (pid {process['pid']}) uses it" + ("" if memory is None else f", {gib(memory)} of memory")
-
-
-def _any(gpu: Gpu) -> bool:
-    return bool(gpu.get("processes") or gpu.get("graphics"))
 
 
 def _unexplained(gpu: Gpu) -> str | None:
@@ -227,15 +213,16 @@ def _unexplained(gpu: Gpu) -> str | None:
     # Under WSL, Windows' own use is not listed; where CPU and GPU share memory, the kernel's cache may lie in it.
     if not memory or os.path.exists("/dev/dxg") or gpu.name.startswith(("NVIDIA GH200", "NVIDIA GB", "GH200", "GB")):
         return None
-    if any(process["usedGpuMemory"] is None for process in processes) or memory["used"] > memory["total"]:
+    if any(process["memory"] is None for process in processes) or memory["used"] > memory["total"]:
         return None
-    known = sum(process["usedGpuMemory"] for process in processes) + (gpu.number("memory_reserved") or 0)
+    known = sum(process["memory"] for process in processes) + (gpu.number("memory_reserved") or 0)
     rest = memory["used"] - known
     allowed = max(2 * 2**30, 0.05 * memory["total"]) + (4 * 2**30 if gpu.number("display") else 0)
     if rest < allowed:
         return None
     who = "no process is visible" if not processes else f"its processes account for {gib(memory['used'] - rest)} only"
-    return f"{gib(memory['used'])} of {gib(memory['total'])} memory is used, {who}"
+    load = f"; it computes {gpu.load} % of the time" if gpu.load else ""
+    return f"{gib(memory['used'])} of {gib(memory['total'])} memory is used, {who}{load}"
 
 
 MODELS = fault(
@@ -270,7 +257,7 @@ SETTINGS = fault(
 )
 
 
-@gpu_check("gpu.alike", "The GPUs are alike", fields=("name", "vbios"), follows=("gpu.present", "gpu.ecc", "gpu.mode"))
+@gpu_check("gpu.alike", "The GPUs are alike", fields=("name", "vbios"), follows=("gpu.ecc", "gpu.mode"))
 def alike(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """Models, memory, firmware and settings of those that this job may see."""
     gpus = [gpu for gpu in reading.gpus if _is_visible(gpu, reading, context.environ)]
@@ -321,7 +308,7 @@ UNLICENSED = fault(
 )
 
 
-@gpu_check("gpu.licence", "Virtual GPUs are licensed", fields=("licences", "virtualization"), follows=("gpu.present",))
+@gpu_check("gpu.licence", "Virtual GPUs are licensed", fields=("licences", "virtualization"))
 def licence(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """Only guests with a vGPU need one."""
     virtual = [gpu for gpu in reading.gpus if gpu.is_virtual]
@@ -331,5 +318,8 @@ def licence(context: Context, reading: Reading) -> Iterator[Finding | str]:
         if (features := gpu.get("licences")) and not any(feature["enabled"] for feature in features)
     ]
     yield from told(UNLICENSED, unlicensed)
-    if any(gpu.number("virtualization") is not None for gpu in reading.gpus):
-        yield f"{len(virtual)} virtual GPUs" if virtual else "no virtual GPU: none is needed"
+    if virtual:
+        if all(gpu.get("licences") for gpu in virtual):
+            yield f"{len(virtual)} virtual GPUs are licensed"
+    elif any(gpu.number("virtualization") is not None for gpu in reading.gpus):
+        yield "no virtual GPU: none is needed"

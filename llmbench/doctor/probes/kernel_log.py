@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-KMSG = "/dev/kmsg"
 COMMANDS = (
     ("dmesg", "--time-format=raw"),
     ("dmesg",),
@@ -18,28 +17,22 @@ _MOST = 400
 
 
 def probe(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Arguments: ``patterns``: regular expressions; ``kmsg``: whether ``/dev/kmsg`` may be read.
+    """Arguments: ``patterns``: regular expressions; ``kmsg``: path of the kernel's buffer, None for none.
 
     Gives ``source``, and ``lines``: the last of those that match, each with its age in seconds (None if the log has no
     times that can be used) and its text; or ``refused``: why each source could not be read.
     """
     patterns = re.compile("|".join(arguments["patterns"]))
     refused = []
-    for source in sources(arguments.get("kmsg", True)):
+    for source in (*([(arguments["kmsg"],)] if arguments["kmsg"] else []), *COMMANDS):
         try:
             found = [line for line in read(source) if patterns.search(line[1])]
         except (OSError, subprocess.SubprocessError) as error:
             refused.append(f"{' '.join(source)}: {error}")
             continue
-        yield {"source": " ".join(source), "lines": found[-_MOST:], "count": len(found)}
+        yield {"source": source[0], "lines": found[-_MOST:], "count": len(found)}
         return
     yield {"refused": refused}
-
-
-def sources(kmsg: bool) -> Iterator[tuple[str, ...]]:
-    if kmsg:
-        yield (KMSG,)
-    yield from COMMANDS
 
 
 def read(source: tuple[str, ...]) -> Iterable[tuple[float | None, str]]:
@@ -48,8 +41,8 @@ def read(source: tuple[str, ...]) -> Iterable[tuple[float | None, str]]:
     Raises:
         OSError: it may not be read.
     """
-    if source == (KMSG,):
-        return records()
+    if source[0].startswith("/"):
+        return records(source[0])
     done = subprocess.run(source, capture_output=True, stdin=subprocess.DEVNULL, timeout=4)
     text = done.stdout.decode("utf-8", "replace")
     if done.returncode or not text.strip() or "No journal files were" in text:
@@ -59,32 +52,36 @@ def read(source: tuple[str, ...]) -> Iterable[tuple[float | None, str]]:
     return [(age(line, now), line) for line in text.splitlines()]
 
 
-def records() -> Iterable[tuple[float | None, str]]:
-    """Messages of the kernel's buffer: ``priority,number,microseconds,flags;text``.
+def records(path: str) -> Iterable[tuple[float | None, str]]:
+    """Messages of the kernel's buffer: ``priority,number,microseconds,flags;text``, then lines that begin with a space.
 
     Raises:
         OSError: it may not be read.
     """
-    found: list[tuple[float | None, str]] = []
-    now = uptime()
-    channel = os.open(KMSG, os.O_RDONLY | os.O_NONBLOCK)
+    now, text = uptime(), ""
+    channel = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         while True:
             try:
-                record = os.read(channel, 65536).decode("utf-8", "replace")
+                got = os.read(channel, 65536)
             except BlockingIOError:
-                return found
+                break
             except BrokenPipeError:
                 continue  # it was overwritten before it was read; the next one is there
-            if not record:
-                return found
-            head, _, text = record.partition(";")
-            fields = head.split(",")
-            seconds = int(fields[2]) / 1e6 if len(fields) > 2 and fields[2].isdigit() else None
-            first = text.splitlines()[0] if text else ""
-            found.append((None if seconds is None or now is None else max(0.0, now - seconds), first))
+            if not got:
+                break
+            text += got.decode("utf-8", "replace")
     finally:
         os.close(channel)
+    messages = (line.partition(";") for line in text.splitlines() if line and not line.startswith(" "))
+    return [(since(head.split(","), now), message) for head, _, message in messages]
+
+
+def since(fields: list[str], now: float | None) -> float | None:
+    """Seconds since a message with these fields was logged."""
+    if now is None or len(fields) < 3 or not fields[2].isdigit():
+        return None
+    return max(0.0, now - int(fields[2]) / 1e6)
 
 
 def age(line: str, now: float | None) -> float | None:

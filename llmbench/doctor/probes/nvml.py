@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import glob
 import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 FUNCTION_NOT_FOUND = 13
@@ -73,8 +73,8 @@ DEVICE: tuple[tuple[Any, ...], ...] = (
     ("mig_instances", "mig_instances"),
     ("persistence", ("nvmlDeviceGetPersistenceMode",)),
     ("compute_mode", ("nvmlDeviceGetComputeMode",)),
-    ("processes", ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2")),
-    ("graphics", ("nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v2")),
+    ("processes", "processes", "nvmlDeviceGetComputeRunningProcesses"),
+    ("graphics", "processes", "nvmlDeviceGetGraphicsRunningProcesses"),
     ("display", ("nvmlDeviceGetDisplayActive",)),
     ("brand", ("nvmlDeviceGetBrand",)),
     ("virtualization", ("nvmlDeviceGetVirtualizationMode",)),
@@ -87,18 +87,23 @@ DEVICE: tuple[tuple[Any, ...], ...] = (
     ("fabric", "fabric"),
     ("nvlinks", "nvlinks"),
     ("nvlink_errors", "nvlink_errors"),
+    ("inforom", "inforom"),
 )
 # Read again where the GPU is busy: one sample may have caught the end of a step.
 AGAIN = ("utilization", "performance_state", "clock", "reasons", "pcie_generation")
 
 
 def probe(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Arguments: ``pynvml``: file of llmbench's own; ``skip``: indices of GPUs that are not asked for their fields."""
+    """Arguments: ``pynvml``: file of llmbench's own; ``files``: of devices; ``skip``, ``without``: GPUs, fields not "
+    "asked.
+    """
     yield {"asking": "the import of pynvml"}
     nvml = load(arguments.get("pynvml"))
-    yield {"asking": "nvmlInit"}
+    yield {"asking": "its library"}
+    attempt(nvml, getattr(nvml, "_LoadNvmlLibrary", None))
+    yield {"loaded": loaded(), "asking": "nvmlInit"}
     failure = attempt(nvml, nvml.nvmlInit)
-    yield {"init": failure, "loaded": loaded(), "nodes": nodes()}
+    yield {"init": failure, "nodes": nodes(arguments["files"])}
     if "error" in failure:
         return
     reader = Reader(nvml)
@@ -115,10 +120,22 @@ def probe(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if "value" in handle:
             handles[index] = handle["value"]
         yield {f"gpu/{index}": {} if "value" in handle else handle}
-    for index, handle in handles.items():
-        if index not in arguments.get("skip", ()):
-            yield from fields(reader, index, handle)
-    yield {"asking": "nvmlDeviceGetP2PStatus", "asked_gpu": None, "missing": sorted(reader.missing)}
+    asked = {index: handle for index, handle in handles.items() if index not in arguments.get("skip", ())}
+    table = [row for row in DEVICE if row[0] not in arguments.get("without", ())]
+    for index, handle in asked.items():
+        yield from fields(reader, index, handle, table)
+    busy = [index for index in asked if reader.load(asked[index]) >= 20]
+    if busy:
+        time.sleep(1.0)  # a sample may be that of a job which has just ended
+    for index in busy:
+        again = [(f"again/{row[0]}", *row[1:]) for row in table if row[0] in AGAIN]
+        yield from fields(reader, index, asked[index], again)
+    yield {
+        "asking": "nvmlDeviceGetP2PStatus",
+        "asked_gpu": None,
+        "asked_field": None,
+        "missing": sorted(reader.missing),
+    }
     yield {"peers": reader.peers(handles)}
     yield {"asking": "nvmlSystemGetConfComputeState"}
     state = attempt(nvml, getattr(nvml, "nvmlSystemGetConfComputeState", None))
@@ -126,20 +143,12 @@ def probe(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"missing": sorted(reader.missing), "asking": "nvmlShutdown"}
 
 
-def fields(reader: Reader, index: int, handle: Any) -> Iterator[dict[str, Any]]:
+def fields(reader: Reader, index: int, handle: Any, table: Iterable[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
     """One part for each field of a GPU, told before it is asked for."""
-    for field, how, *arguments in DEVICE:
+    for field, how, *arguments in table:
         name = how if isinstance(how, str) else how[0]
-        yield {"asking": f"{name} of GPU {index}", "asked_gpu": index}
+        yield {"asking": f"{name} of GPU {index}", "asked_gpu": index, "asked_field": field}
         yield {f"gpu/{index}/{field}": reader.field(handle, how, arguments)}
-    if reader.data_centre(handle):
-        yield {"asking": f"nvmlDeviceValidateInforom of GPU {index}"}
-        yield {f"gpu/{index}/inforom": reader.first(("nvmlDeviceValidateInforom",), handle)}
-    busy = reader.first(("nvmlDeviceGetUtilizationRates",), handle).get("value", {})
-    if busy.get("gpu", 0) >= 20:
-        for field, how, *arguments in DEVICE:
-            if field in AGAIN:
-                yield {f"gpu/{index}/again/{field}": reader.field(handle, how, arguments)}
 
 
 class Reader:
@@ -165,14 +174,41 @@ class Reader:
         answer = attempt(self.nvml, getattr(self, how), handle, *arguments)
         return answer if "error" in answer else {"value": plain(answer["value"])}
 
-    def data_centre(self, handle: Any) -> bool:
+    def load(self, handle: Any) -> int:
+        """Percent of the time that a kernel ran."""
+        return int(self.first(("nvmlDeviceGetUtilizationRates",), handle).get("value", {}).get("gpu", 0))
+
+    def inforom(self, handle: Any) -> None:
+        """Fails if the infoROM is corrupted. Cards for consumers have next to none, and are not asked."""
         name = self.first(("nvmlDeviceGetName",), handle).get("value", "")
-        return not re.search("GeForce|TITAN|Quadro|RTX|GTX|GT |MX[0-9]", str(name))
+        if not re.search("GeForce|TITAN|Quadro|RTX|GTX|GT |MX[0-9]", str(name)):
+            self.call("nvmlDeviceValidateInforom", handle)
 
     def reserved(self, handle: Any) -> int:
         """Bytes that the driver keeps to itself; NVML counts them as used, except in its second version."""
-        info = self.call("nvmlDeviceGetMemoryInfo", handle, version=getattr(self.nvml, "nvmlMemory_v2", 0x02000028))
-        return int(info.reserved)
+        version = getattr(self.nvml, "nvmlMemory_v2", 0x02000028)
+        try:
+            return int(self.nvml.nvmlDeviceGetMemoryInfo(handle, version=version).reserved)
+        except self.nvml.NVMLError as error:
+            if error.value == FUNCTION_NOT_FOUND:
+                self.missing.add("nvmlDeviceGetMemoryInfo_v2")
+            raise
+
+    def processes(self, handle: Any, name: str) -> list[dict[str, Any]]:
+        """Number, bytes (None if not told) and program of each process."""
+        found = self.first((f"{name}_v3", f"{name}_v2"), handle)
+        if "error" in found:
+            raise self.nvml.NVMLError(found["error"])
+        return [
+            {"pid": process["pid"], "memory": process["usedGpuMemory"], "name": self.program(process["pid"])}
+            for process in found["value"]
+        ]
+
+    def program(self, pid: int) -> str | None:
+        """Name of a process' program, without its folder and arguments."""
+        answer = attempt(self.nvml, getattr(self.nvml, "nvmlSystemGetProcessName", None), pid)
+        words = text(answer.get("value") or "").split()
+        return os.path.basename(words[0]) if words else None
 
     def sram(self, handle: Any) -> Any:
         status = getattr(self.nvml, "c_nvmlEccSramErrorStatus_v1_t")()  # noqa: B009
@@ -340,10 +376,10 @@ def loaded() -> str | None:
     return None
 
 
-def nodes() -> dict[str, int]:
+def nodes(paths: list[str]) -> dict[str, int]:
     """For each device file: 0 if it can be opened, else the number of the error."""
     found = {}
-    for path in [*sorted(glob.glob("/dev/nvidia[0-9]*")), "/dev/nvidiactl"]:
+    for path in paths:
         try:
             os.close(os.open(path, os.O_RDWR))
             found[path] = 0

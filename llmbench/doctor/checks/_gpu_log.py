@@ -9,9 +9,9 @@ from typing import Any
 
 from llmbench.doctor.checks.registry import check, fault
 from llmbench.doctor.model import Fault, Finding, passed, skipped
-from llmbench.doctor.nvml import nvidia_on_pci
+from llmbench.doctor.nvml import device_files, nvidia_on_pci
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import nvidia_devices, read
+from llmbench.doctor.system import read
 from llmbench.doctor.xid import ACTIONS, Event, parse
 
 _CATALOG = "https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html"
@@ -102,7 +102,7 @@ _MESSAGES: tuple[tuple[str, Fault], ...] = (
 @check("gpu.xid", "The kernel log has no error of a GPU", deadline=12, follows=("gpu.present", "gpu.ecc"))
 def xid(context: Context) -> Iterator[Finding]:
     """Xid and SXid codes, and other messages of the driver, since the kernel started."""
-    if not nvidia_devices() and not nvidia_on_pci():
+    if not device_files() and not nvidia_on_pci():
         yield skipped("no NVIDIA device")
         return
     log = _log(context, ["NVRM: ", "SXid ", "fallen off the bus"])
@@ -265,8 +265,8 @@ LOCKUP = fault(
     "cpu.kernel.lockup",
     "warn",
     "The kernel reported that a processor was stuck",
-    cause="a processor did not schedule for long (soft or hard lockup): a driver or the virtual machine's host holds it, and "
-    "trainings stand still meanwhile",
+    cause="a processor did not schedule for long (soft or hard lockup): a driver or the virtual machine's host holds "
+    "it, and trainings stand still meanwhile",
     fix="sudo dmesg | grep -i -A20 lockup names the task and the driver; virtual machine: its host is overcommitted",
 )
 PCIE_ERRORS = fault(

@@ -223,8 +223,10 @@ def _not_initialised(context: Context, reading: Reading, error: int, words: str)
     evidence = f"NVML does not initialise: {words} (error {error}; {where})"
     if error == 18:
         version = re.search(r"\.so\.(\d[\d.]+\d)$", os.path.realpath(library))
-        loaded = f"loaded kernel module {kernel or 'of unknown version'}"
-        evidence = f"NVML: {words}: library {library} {version[1] if version else ''}, {loaded}"
+        evidence = (
+            f"NVML: {words.rstrip('.')}: library {library}{f' ({version[1]})' if version else ''}, "
+            f"loaded kernel module {kernel or 'of unknown version'}"
+        )
     elif refused:
         evidence += f"; {', '.join(refused)} may not be opened"
     elif error == 9 and not nodes:
@@ -338,7 +340,7 @@ def present(context: Context, reading: Reading) -> Iterator[Finding | str]:
     reset = [gpu for gpu in reading.gpus if RESET_REQUIRED in _errors(gpu)]
     yield from _unopened(failed, unknown)
     yield from told(LOST_GPU, [(gpu, "NVML: GPU is lost (it has fallen off the bus)") for gpu in lost])
-    yield from told(RESET, [(gpu, "NVML: GPU requires reset") for gpu in reset if gpu not in lost])
+    yield from told(RESET, [(gpu, "NVML: GPU requires a reset") for gpu in reset if gpu not in lost])
     actions = [(gpu, gpu.number("recovery") or 0) for gpu in reading.gpus if gpu not in lost + reset]
     wanted = [(gpu, f"NVML: recovery action: {_RECOVERY_ACTIONS.get(a, a)}") for gpu, a in actions if a]
     yield from told(RECOVERY, wanted)
@@ -356,8 +358,8 @@ def _unopened(failed: Mapping[int, Mapping[str, Any]], unknown: Sequence[str]) -
         same = {index: error["words"] for index, error in failed.items() if error["error"] == number}
         where = [f"GPU {index}" + (f" ({addresses[index]})" if index in addresses else "") for index in same]
         kind = {LOST: LOST_GPU, RESET_REQUIRED: RESET}.get(number, UNREADABLE)
-        fell = " (it has fallen off the bus)" if kind is LOST_GPU else ""
-        text = f"{', '.join(where)}: NVML: {next(iter(same.values()))}{fell}"
+        more = {LOST_GPU.id: " (it has fallen off the bus)", RESET.id: " (it must be reset)"}.get(kind.id, "")
+        text = f"{', '.join(where)}: NVML: {next(iter(same.values()))}{more}"
         yield kind.found(text, gpus=",".join(str(index) for index in same))
 
 

@@ -260,7 +260,7 @@ SETTINGS = fault(
 @gpu_check("gpu.alike", "The GPUs are alike", fields=("name", "vbios"), follows=("gpu.ecc", "gpu.mode"))
 def alike(context: Context, reading: Reading) -> Iterator[Finding | str]:
     """Models, memory, firmware and settings of those that this job may see."""
-    gpus = [gpu for gpu in reading.gpus if _is_visible(gpu, reading, context.environ)]
+    gpus = [gpu for gpu in reading.gpus if gpu.get("name") and _is_visible(gpu, reading, context.environ)]
     biggest = max((_total(gpu) for gpu in gpus), default=0)
     # A small card for the display beside those that compute is a workstation as it should be.
     gpus = [gpu for gpu in gpus if not (gpu.number("display") and _total(gpu) < biggest / 2)]
@@ -284,7 +284,8 @@ def _differences(gpus: Sequence[Gpu]) -> Iterator[Finding]:
     if len(firmware) > 1 and gpus[0].is_data_centre:
         yield FIRMWARE.found(in_words([(gpu, f"VBIOS {gpu.get('vbios')}") for gpu in gpus]))
     settings = {"ECC": "ecc", "persistence mode": "persistence", "compute mode": "compute_mode"}
-    different = [name for name, field in settings.items() if len({str(gpu.get(field)) for gpu in gpus}) > 1]
+    told_of = {name: [gpu.get(field) for gpu in gpus if gpu.get(field) is not None] for name, field in settings.items()}
+    different = [name for name, values in told_of.items() if any(value != values[0] for value in values)]
     if different:
         texts = [(gpu, ", ".join(f"{name} {_setting(gpu, settings[name])}" for name in different)) for gpu in gpus]
         yield SETTINGS.found(in_words(texts))

@@ -1,0 +1,412 @@
+"""The files of the installed torch, and of the CUDA libraries that come in packages of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llmbench.doctor.checks.installing import install, reinstall
+from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.model import Finding, passed, skipped
+from llmbench.doctor.process import Outcome
+from llmbench.doctor.runner import Context
+
+UNLISTABLE = fault(
+    "torch.files.unlistable",
+    "fail",
+    "The installed packages cannot be listed",
+    cause="an entry of site-packages is broken or unreadable, or lies on a file system that does not answer",
+    fix="look at the entry that is named, or make the environment anew",
+)
+NAMESPACE = fault(
+    "torch.files.namespace",
+    "fail",
+    "torch is an empty namespace package",
+    cause="a folder torch without __init__.py is left over from an interrupted install or uninstall: import torch "
+    "succeeds, and nothing is in it",
+    fix="rm -rf <folders>; <python> -m pip install --force-reinstall torch",
+)
+TWO_VERSIONS = fault(
+    "torch.files.two-versions",
+    "warn",
+    "Two torch distributions are installed",
+    cause="a half-finished upgrade, or two installers on top of each other: pip reports one and Python imports the "
+    "other",
+    fix="<python> -m pip uninstall -y torch, until it is not installed; then install torch once",
+)
+LEFTOVER = fault(
+    "torch.files.leftover",
+    "warn",
+    "An interrupted install of torch left its folders behind",
+    cause="pip renames a package to ~orch while it replaces it, and was killed before it was done: the folders take "
+    "gigabytes, pip warns 'Ignoring invalid distribution', and the torch beside them may be incomplete",
+    fix="rm -rf <folders>",
+)
+MISSING = fault(
+    "torch.files.missing",
+    "fail",
+    "Files of torch are missing",
+    cause="torch is incomplete: parts of it, like torch.compile, fail when they are first used",
+    fix="<reinstall>",
+)
+TRUNCATED = fault(
+    "torch.files.truncated",
+    "fail",
+    "Files of torch are truncated",
+    cause="files of torch are truncated or empty: the disk was full, or the install was killed while it unpacked them",
+    fix="free disk space, then <reinstall>",
+)
+CORRUPT = fault(
+    "torch.files.corrupt",
+    "fail",
+    "A library of torch is no library",
+    cause="it holds zeros, text or a pointer of a version control system instead of machine code: a disk that was full "
+    "or lost power, or a copy without its large files",
+    fix="<reinstall>",
+)
+REPLACED = fault(
+    "torch.files.replaced",
+    "warn",
+    "A library of torch is another one than was installed",
+    cause="somebody replaced it, or another install overwrote it: torch may crash or compute something else",
+    fix="if you did not build it yourself: <reinstall>",
+)
+MIXED = fault(
+    "torch.files.mixed",
+    "fail",
+    "Files of two versions of torch are mixed",
+    cause="one version was unpacked over another without removing it: Python code and compiled code do not fit "
+    "together",
+    fix="<python> -m pip uninstall -y torch; rm -rf <folder>; then <reinstall>",
+)
+UNREADABLE = fault(
+    "torch.files.unreadable",
+    "fail",
+    "Files of torch may not be read",
+    cause="they belong to another user and are closed to this one, mostly by an install as root with umask 077",
+    fix="as their owner: chmod -R a+rX <folder>",
+)
+OTHER_PYTHON = fault(
+    "torch.files.other-python",
+    "fail",
+    "torch is built for another Python",
+    cause="its compiled part is for another version of Python, mostly because PYTHONPATH leads into the packages of "
+    "another environment: No module named 'torch._C'",
+    fix="unset PYTHONPATH, or install torch into this environment: <install>",
+)
+NOT_COMPILED = fault(
+    "torch.files.not-compiled",
+    "fail",
+    "torch has no compiled part",
+    cause="the folder holds only Python files: a source tree that was not built, or a half-finished install",
+    fix="work outside of the source tree, or <reinstall>",
+)
+OTHER_MACHINE = fault(
+    "torch.files.other-machine",
+    "fail",
+    "torch is built for another kind of machine",
+    cause="the environment or image was made for another processor or C library, and copied here, or the wheel was "
+    "forced in",
+    fix="<reinstall>, on this machine",
+)
+ELSEWHERE = fault(
+    "torch.files.elsewhere",
+    "warn",
+    "torch is imported from elsewhere than it is installed",
+    cause="another copy comes first on the import path, by PYTHONPATH or the user's site-packages: pip upgrades one, "
+    "and programs use the other",
+    fix="unset PYTHONPATH, and set PYTHONNOUSERSITE=1 if the copy lies in ~/.local; see <python> -m site",
+)
+UNKNOWN_TO_PIP = fault(
+    "torch.files.unknown-to-pip",
+    "warn",
+    "torch is there, but not as an installed package",
+    cause="its dist-info is missing: what asks for torch's version (transformers, accelerate) finds none and says that "
+    "PyTorch is not installed",
+    fix="<install>",
+)
+NO_RECORD = fault(
+    "torch.files.no-record",
+    "warn",
+    "The list of torch's files is missing",
+    cause="dist-info has no RECORD, so pip can neither upgrade nor uninstall this torch, and nothing can be compared",
+    fix="<python> -m pip install --force-reinstall --ignore-installed --no-deps torch",
+)
+TWO_INSTALLERS = fault(
+    "torch.files.two-installers",
+    "warn",
+    "torch was installed by conda and by pip",
+    cause="the two overwrite each other's files, and conda restores its own at the next update",
+    fix="keep one of them: <python> -m pip uninstall torch, or conda remove pytorch libtorch",
+)
+
+# Edited by hand are a few files. So many are another version.
+_MANY_EDITED = 25
+
+
+@check(
+    "torch.files",
+    "torch's files are all there",
+    deadline=45,
+    needs=("python.starts", "python.shadow"),
+)
+def files(context: Context) -> Iterator[Finding]:
+    """Compares what lies there with what the installer recorded. Keeps it as facts ``torch_files``, ``cuda_wheels``."""
+    outcome = context.probe("torch_files")
+    found = outcome.answer
+    if "found" not in found:
+        yield UNLISTABLE.found(f"looking for torch {outcome.ending}")
+        return
+    context.facts["torch_files"] = {key: found[key] for key in ("origin", "versions")}
+    context.facts["cuda_wheels"] = {
+        "installed": found.get("wheels", {}),
+        "required": found.get("requires", []),
+        "damaged": found.get("damaged_wheels", {}),
+        "torch_cuda": (found.get("source") or {}).get("cuda"),
+    }
+    if found["leftovers"]:
+        yield LEFTOVER.found(f"found {', '.join(found['leftovers'])}", folders=" ".join(found["leftovers"]))
+    if not found["found"] and not found["versions"]:
+        yield skipped(f"no torch in {context.python}")
+        return
+    if found["found"] and found["origin"] is None:
+        folders = " ".join(found["folders"])
+        yield NAMESPACE.found(f"torch is an empty namespace package: {folders} has no __init__.py", folders=folders)
+        return
+    findings = [*_installed(context, found), *_compiled(context, found), *_compared(context, outcome)]
+    yield from findings
+    if not findings:
+        edited = found.get("edited", [])
+        note = f", {len(edited)} edited since ({edited[0][0]})" if edited else ""
+        count = found.get("recorded")
+        yield passed(f"{count} files as recorded{note}" if count else "no record of its files (built from source?)")
+
+
+def _installed(context: Context, found: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the packages say of themselves."""
+    versions, infos = found["versions"], found["distributions"]
+    if len(versions) > 1:
+        yield TWO_VERSIONS.found(
+            f"{len(versions)} torch distributions are installed: {', '.join(sorted(versions))} "
+            f"({', '.join(os.path.basename(info) for info in infos)})"
+        )
+    if found["conda"] and "pip" in found["installers"]:
+        yield TWO_INSTALLERS.found(
+            f"conda's {found['conda'][0]} and pip's torch {versions[0]} are both installed in this environment"
+        )
+    package = found["folders"][0] if found["folders"] else None
+    if package and not infos:
+        yield UNKNOWN_TO_PIP.found(f"{package} has no torch-*.dist-info beside it", install=install(context, "torch"))
+    # An editable install lies elsewhere by intent: its record names no file of torch.
+    beside = [info for info in infos if package and os.path.dirname(info) == os.path.dirname(os.path.realpath(package))]
+    if package and infos and not beside and found.get("recorded"):
+        yield ELSEWHERE.found(f"torch is imported from {package}, but installed is {infos[0]} (version {versions[0]})")
+    if beside and not found.get("record", True) and found["installers"][0] in ("pip", "uv"):
+        yield NO_RECORD.found(f"{infos[0]} has no RECORD, although {found['installers'][0]} installed it")
+
+
+def _compiled(context: Context, found: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether its libraries are for this Python and this machine."""
+    values = {"reinstall": reinstall(context), "install": install(context, "torch")}
+    compiled, package = found.get("compiled"), (found["folders"] or ["torch"])[0]
+    if compiled == [] and not any(name.startswith("torch/_C.") for name in found.get("missing", [])):
+        yield NOT_COMPILED.found(f"{package} has no _C*.so", **values)
+    elif compiled and not any(name == f"_C{suffix}" for name in compiled for suffix in found["suffixes"]):
+        yield OTHER_PYTHON.found(
+            f"{package} has {compiled[0]}, but this is Python {found['python']} (*{found['suffixes'][0]})", **values
+        )
+    for path, machine in found.get("foreign", [])[:1]:
+        yield OTHER_MACHINE.found(f"{path} is for {machine}, and this machine is {found['machine']}", **values)
+    for tag in [tag for tag in found.get("tags", []) if _foreign(tag, found)][:1]:
+        if not found.get("foreign"):
+            yield OTHER_MACHINE.found(
+                f"torch's wheel was made for {tag}, and this machine is {found['machine']} with glibc", **values
+            )
+    for path, start, zeros in found.get("not_libraries", [])[:1]:
+        what = "zeros" if zeros else f"{start.splitlines()[0]!r}"
+        yield CORRUPT.found(f"{path} is no shared library: it starts with {what}", **values)
+    unreadable = found.get("unreadable", [])
+    for path, reason in unreadable[:1]:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        yield UNREADABLE.found(f"{path}: {reason}{more}", folder=package)
+
+
+def _foreign(tag: str, found: Mapping[str, Any]) -> bool:
+    """Whether a wheel's tag names another processor, or another C library than this Linux has."""
+    platform = tag.rpartition("-")[2]
+    musl_here = any("musl" in suffix for suffix in found["suffixes"])
+    if platform == "any" or "linux" not in platform:
+        return platform != "any"
+    return not platform.endswith(found["machine"]) or (("musllinux" in platform) != musl_here and "any" not in platform)
+
+
+def _compared(context: Context, outcome: Outcome) -> Iterator[Finding]:
+    """Presence and size against the record, and the version against the one in the files."""
+    found = outcome.answer
+    values = {"reinstall": reinstall(context), "folder": (found["folders"] or ["torch"])[0]}
+    missing, truncated = found.get("missing", []), found.get("truncated", [])
+    replaced, edited = found.get("replaced", []), found.get("edited", [])
+    inside, recorded = (found.get("source") or {}).get("version"), found["versions"]
+    other = inside and len(recorded) == 1 and inside.partition("+")[0] != recorded[0].partition("+")[0]
+    if other or len(edited) > _MANY_EDITED:
+        differ = f"; {len(edited) + len(replaced) + len(truncated)} files have other sizes than recorded"
+        yield MIXED.found(
+            f"torch/version.py says {inside}, and the installer recorded {', '.join(recorded)}{differ}", **values
+        )
+        return
+    cut = [[path, size, least] for path, size, least in found.get("cut", []) if not truncated]
+    if truncated:
+        yield TRUNCATED.found(_sizes(truncated), **values)
+    elif cut:
+        path, size, least = cut[0]
+        yield TRUNCATED.found(f"{path} has {size:,} bytes; its own headers speak of {least:,}", **values)
+    if missing:
+        yield MISSING.found(
+            f"{len(missing)} files that torch's installer recorded are missing, the first is {missing[0]}", **values
+        )
+    if replaced:
+        yield REPLACED.found(_sizes(replaced), **values)
+
+
+def _sizes(files: Sequence[Sequence[Any]]) -> str:
+    name, size, recorded = files[0]
+    others = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
+    return f"{name} has {size:,} bytes; its installer recorded {recorded:,}{others}"
+
+
+WHEEL_MISMATCH = fault(
+    "torch.wheels.mismatch",
+    "fail",
+    "A CUDA library is of another version than torch needs",
+    cause="another package, or an upgrade by hand, changed it: torch is built against one version and loads another, "
+    "which fails at import or in a kernel",
+    fix="<command>",
+)
+WHEEL_MISSING = fault(
+    "torch.wheels.missing",
+    "fail",
+    "A CUDA library that torch needs is not installed",
+    cause="torch was installed without its dependencies (--no-deps), or the package was removed: import torch fails "
+    "for want of a shared library",
+    fix="<command>",
+)
+TWO_MAJORS = fault(
+    "torch.wheels.two-majors",
+    "warn",
+    "CUDA libraries of two major versions are installed side by side",
+    cause="left over from an upgrade of torch, or wanted by another package: cuDNN and NCCL of both lie in the same "
+    "folder and overwrite each other's files",
+    fix="<command>",
+)
+WHEEL_DAMAGED = fault(
+    "torch.wheels.damaged",
+    "fail",
+    "Files of a CUDA library are missing, cut off or overwritten",
+    cause="an interrupted install, a full disk, or another package that wrote over the same files",
+    fix="<command>",
+)
+
+
+@check("torch.wheels", "The CUDA libraries are those that torch needs", needs=("torch.files",))
+def wheels(context: Context) -> Iterator[Finding]:
+    """Compares the installed ``nvidia-*`` packages with torch's requirements on them, and with each other."""
+    found = context.facts["cuda_wheels"]
+    installed: dict[str, str] = found["installed"]
+    findings = [
+        *_requirements(context, found["required"], installed),
+        *_majors(context, found["torch_cuda"], installed),
+        *_damage(context, found["damaged"], installed),
+    ]
+    yield from findings
+    if not findings and not installed:
+        yield skipped("torch brings no CUDA libraries as packages of their own")
+    elif not findings:
+        yield passed(f"{len(installed)} packages with CUDA libraries, as torch needs them")
+
+
+def _requirements(context: Context, lines: Sequence[str], installed: Mapping[str, str]) -> Iterator[Finding]:
+    for line in lines:
+        requirement, _, marker = line.partition(";")
+        match = re.match(r"\s*([\w.-]+)(?:\[[^\]]*\])?\s*\(?([^)]*)\)?", requirement)
+        if match is None or not _applies(marker):
+            continue
+        name, wanted = match.group(1), match.group(2).strip()
+        have = installed.get(re.sub(r"[-_.]+", "_", name).lower())
+        command = install(context, f'"{name}{wanted}"' if wanted else name)
+        if have is None:
+            yield WHEEL_MISSING.found(f"torch requires {name}{wanted}, which is not installed", command=command)
+        elif wanted and not satisfies(have, wanted):
+            yield WHEEL_MISMATCH.found(f"torch requires {name}{wanted}, but you have {name} {have}", command=command)
+
+
+def _applies(marker: str) -> bool:
+    """Whether a requirement's marker, of those that torch uses, holds on this Linux."""
+    machine = os.uname().machine
+    for name, operator, value in re.findall(r"(\w+)\s*(==|!=)\s*['\"]([^'\"]*)['\"]", marker):
+        here = {"platform_system": "Linux", "sys_platform": "linux", "platform_machine": machine, "os_name": "posix"}
+        if name == "extra" or (name in here and (here[name] == value) != (operator == "==")):
+            return False
+    return True
+
+
+def satisfies(version: str, wanted: str) -> bool:
+    """Whether a version fits requirements like ``==13.0.*,>=12``; what is not understood is taken to fit."""
+    have = _numbers(version)
+    for part in wanted.split(","):
+        match = re.match(r"\s*(===|==|~=|!=|<=|>=|<|>)\s*([\w.*+!-]+)", part)
+        if match is None:
+            continue
+        operator, text = match.groups()
+        want = _numbers(text.removesuffix(".*"))
+        width = len(want) if text.endswith(".*") else max(len(have), len(want))
+        a, b = (tuple(numbers[:width]) + (0,) * (width - len(numbers)) for numbers in (have, want))
+        fits = {
+            "==": a == b, "===": a == b, "!=": a != b, "<=": a <= b, ">=": a >= b, "<": a < b, ">": a > b,
+            "~=": a >= b and have[: len(want) - 1] == want[:-1],
+        }  # fmt: skip
+        if not fits[operator]:
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))
+
+
+def _majors(context: Context, cuda: str | None, installed: Mapping[str, str]) -> Iterator[Finding]:
+    majors: dict[str, list[str]] = {}
+    for name, version in installed.items():
+        suffix = re.search(r"_cu(\d+)$", name)
+        if suffix:
+            majors.setdefault(suffix.group(1), []).append(name)
+        elif name in ("nvidia_cublas", "nvidia_cuda_runtime", "nvidia_nvjitlink"):
+            majors.setdefault(version.partition(".")[0], []).append(name)
+    if len(majors) < 2:
+        return
+    own = (cuda or "").partition(".")[0]
+    others = [name.replace("_", "-") for major, names in majors.items() if major != own for name in names]
+    shown = "; ".join(
+        f"cu{major}: {', '.join(f'{name} {installed[name]}'.replace('_', '-') for name in sorted(names)[:3])}"
+        for major, names in sorted(majors.items())
+    )
+    yield TWO_MAJORS.found(
+        f"CUDA libraries for both cu{' and cu'.join(sorted(majors))} are installed side by side ({shown}); "
+        f"torch is built for {f'CUDA {cuda}' if cuda else 'the CPU'}",
+        command=f"{context.python} -m pip uninstall -y {' '.join(sorted(others))}; then {reinstall(context)}, without "
+        "--no-deps, since files that both had are gone",
+    )
+
+
+def _damage(context: Context, damaged: Mapping[str, Any], installed: Mapping[str, str]) -> Iterator[Finding]:
+    for name, found in damaged.items():
+        project = name.replace("_", "-")
+        wrong = [*found["truncated"], *found["replaced"]]
+        evidence = _sizes(wrong) if wrong else f"{found['missing'][0]} is missing"
+        yield WHEEL_DAMAGED.found(
+            f"{project} {installed[name]}: {evidence}",
+            command=install(
+                context, f"{project}=={installed[name]}", "--force-reinstall", "--no-deps", "--no-cache-dir"
+            ),
+        )

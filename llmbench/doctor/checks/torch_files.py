@@ -166,8 +166,11 @@ def files(context: Context) -> Iterator[Finding]:
         "damaged": found.get("damaged_wheels", {}),
         "torch_cuda": (found.get("source") or {}).get("cuda"),
     }
-    if found["leftovers"]:
-        yield LEFTOVER.found(f"found {', '.join(found['leftovers'])}", folders=" ".join(found["leftovers"]))
+    leftovers = found["leftovers"]
+    if leftovers:
+        yield LEFTOVER.found(
+            f"left over of an interrupted pip install of torch: {', '.join(leftovers)}", folders=" ".join(leftovers)
+        )
     if not found["found"] and not found["versions"]:
         yield skipped(f"no torch in {context.python}")
         return
@@ -177,7 +180,7 @@ def files(context: Context) -> Iterator[Finding]:
         return
     findings = [*_installed(context, found), *_compiled(context, found), *_compared(context, outcome)]
     yield from findings
-    if not findings:
+    if not findings and not leftovers:
         edited = found.get("edited", [])
         note = f", {len(edited)} edited since ({edited[0][0]})" if edited else ""
         count = found.get("recorded")
@@ -209,7 +212,7 @@ def _installed(context: Context, found: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _compiled(context: Context, found: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether its libraries are for this Python and this machine."""
-    values = {"reinstall": reinstall(context), "install": install(context, "torch")}
+    values: dict[str, Any] = {"reinstall": reinstall(context), "install": install(context, "torch")}
     compiled, package = found.get("compiled"), (found["folders"] or ["torch"])[0]
     if compiled == [] and not any(name.startswith("torch/_C.") for name in found.get("missing", [])):
         yield NOT_COMPILED.found(f"{package} has no _C*.so", **values)
@@ -245,9 +248,12 @@ def _foreign(tag: str, found: Mapping[str, Any]) -> bool:
 def _compared(context: Context, outcome: Outcome) -> Iterator[Finding]:
     """Presence and size against the record, and the version against the one in the files."""
     found = outcome.answer
-    values = {"reinstall": reinstall(context), "folder": (found["folders"] or ["torch"])[0]}
+    values: dict[str, Any] = {"reinstall": reinstall(context), "folder": (found["folders"] or ["torch"])[0]}
     missing, truncated = found.get("missing", []), found.get("truncated", [])
     replaced, edited = found.get("replaced", []), found.get("edited", [])
+    # Those are told of with what they hold.
+    corrupt = tuple(path for path, _, _ in found.get("not_libraries", []))
+    truncated, replaced = ([f for f in files if not _names(corrupt, f[0])] for files in (truncated, replaced))
     inside, recorded = (found.get("source") or {}).get("version"), found["versions"]
     other = inside and len(recorded) == 1 and inside.partition("+")[0] != recorded[0].partition("+")[0]
     if other or len(edited) > _MANY_EDITED:
@@ -268,6 +274,10 @@ def _compared(context: Context, outcome: Outcome) -> Iterator[Finding]:
         )
     if replaced:
         yield REPLACED.found(_sizes(replaced), **values)
+
+
+def _names(paths: Sequence[str], name: str) -> bool:
+    return any(path.endswith(f"/{name}") for path in paths)
 
 
 def _sizes(files: Sequence[Sequence[Any]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from llmbench.doctor.checks.installing import install, reinstall
 from llmbench.doctor.checks.registry import check
@@ -25,6 +26,7 @@ from llmbench.doctor.checks.torch_import_faults import (
     RAISES,
     SIGNALS,
     SLOW,
+    SYNTAX,
     VARIABLE,
 )
 from llmbench.doctor.model import Fault, Finding, passed
@@ -38,6 +40,8 @@ _MOST_TRIALS = 4
 _HARMLESS = re.compile(
     r"numpy|_ARRAY_API|ld\.so|LD_PRELOAD|CUDA initialization|Warning:|Error processing line|^File ", re.I
 )
+_STACK = re.compile(r'File "|(Current )?[Tt]hread 0x|<no Python|Stack \(most recent')
+_STANDARD = re.compile(r"/lib(64)?/python3\.\d+/(?!site-packages/|dist-packages/)")
 _ALARMING = re.compile(r"\b(error|fatal|failed|cannot|could not|exception)\b", re.I)
 
 
@@ -80,9 +84,7 @@ def _complaint(noise: str) -> str | None:
 
 def _without_stacks(noise: str) -> list[str]:
     lines = [line.strip() for line in noise.splitlines()]
-    return [
-        line for line in lines if line and not re.match(r'File "|Timeout \(|(Current )?[Tt]hread 0x|<no Python', line)
-    ]
+    return [line for line in lines if line and not _STACK.match(line)]
 
 
 def _failure(context: Context, outcome: Outcome) -> Finding:
@@ -111,15 +113,15 @@ def _where(outcome: Outcome) -> str:
 def _place(outcome: Outcome) -> tuple[str, int, str] | None:
     frames = outcome.answer.get("failure", {}).get("frames", [])
     if frames:
-        file, line, _, source = frames[-1]
+        file, line, _, source = next((f for f in reversed(frames) if not _STANDARD.search(f[0])), frames[-1])
         return file, line, source
-    # The last stack that was printed, innermost first; the import machinery and the probe tell nothing.
-    stack = re.split(r"Fatal Python error|Timeout \(", outcome.noise)
-    if len(stack) < 2 or not (outcome.signal or outcome.timed_out):
+    if not (outcome.signal or outcome.timed_out):
         return None
-    current = re.split(r"Current thread|Thread 0x\w+ \(most recent", stack[-1])
-    for file, line in re.findall(r'File "([^"<]+)", line (\d+)', current[-1]):
-        if not file.endswith(("/probes/run.py", "/probes/torch_import.py")):
+    # The stack of the thread that crashed, or hangs, innermost first; the import machinery and the probe tell nothing.
+    _, _, stack = outcome.noise.rpartition("Stack (most recent" if outcome.timed_out else "Current thread")
+    places = re.findall(r'File "([^"<]+)", line (\d+)', stack.partition("\nThread 0x")[0])
+    for file, line in places:
+        if not file.endswith(("/probes/run.py", "/probes/torch_import.py")) and not _STANDARD.search(file):
             return file, int(line), _source(file, int(line))
     return None
 
@@ -145,6 +147,8 @@ def _told_by_exception(context: Context, outcome: Outcome) -> Finding | None:
         return DEPENDENCY.found(
             f"{_evidence(outcome)}: {missing} is not installed", module=missing, install=install(context, missing)
         )
+    if error.get("type") in ("SyntaxError", "IndentationError"):
+        return SYNTAX.found(_evidence(outcome), reinstall=reinstall(context))
     wanted = circumstances.get("wanted", {})
     if wanted.get("requirement"):
         requirement = wanted["requirement"].partition(";")[0].strip()
@@ -173,17 +177,17 @@ def _backend(context: Context, outcome: Outcome, name: str) -> Finding:
 
 def _told_by_message(context: Context, outcome: Outcome) -> Finding | None:
     """Where the words of the linker, of torch or of a library are known."""
-    message = (outcome.error or {}).get("message", "")
-    text = "\n".join([message, outcome.answer.get("failure", {}).get("because", ""), *_without_stacks(outcome.noise)])
-    for pattern, known in CAUSES:
-        match = re.search(pattern, text)
-        if match:
-            values = {name: value for name, value in match.groupdict().items() if value}
-            library = values.get("library", "")
+    error = outcome.error or {}
+    because = outcome.answer.get("failure", {}).get("because", "")
+    raised = f"{error.get('type')}: {error.get('message')}\n{because}" if error else ""
+    for text in (raised, "\n".join(_without_stacks(outcome.noise))):
+        for pattern, known in CAUSES:
+            match = re.search(pattern, text)
+            if match is None:
+                continue
+            values: dict[str, Any] = {name: value for name, value in match.groupdict().items() if value}
             values |= {"reinstall": reinstall(context), "folder": _package_folder(context, outcome)}
-            values["provider"] = next(
-                (said for start, said in PROVIDERS if library.startswith(start)), "another package"
-            )
+            values["provider"] = _provider(values.get("library", ""))
             evidence = _evidence(outcome)
             if match.group(0) not in evidence:
                 evidence += f"; it said: {_line(text, match)}"
@@ -191,27 +195,33 @@ def _told_by_message(context: Context, outcome: Outcome) -> Finding | None:
     return None
 
 
+def _provider(library: str) -> str:
+    return next((provider for start, provider in PROVIDERS if library.startswith(start)), "another package")
+
+
 def _line(text: str, match: re.Match[str]) -> str:
-    return next(line for line in text[match.start() :].splitlines() or [match.group(0)])[:300]
+    start = text.rfind("\n", 0, match.start()) + 1
+    return text[start:].splitlines()[0][:300]
 
 
 def _variables_named(context: Context, text: str) -> str:
     """Of what the message speaks: a variable's name, or a file in a folder that one of the linker's variables gives."""
     named = []
-    for name in ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH"):
-        parts = [part for part in re.split("[: ]+", context.environ.get(name, "")) if len(part) > 1]
-        named += [f"{name}={context.environ[name]}"] * any(part in text for part in parts)
-    named += [
-        f"{name}={value}"
-        for name, value in sorted(context.environ.items())
-        if name.startswith(("TORCH", "PYTORCH")) and name in text
-    ]
+    for name, value in sorted(context.environ.items()):
+        parts = [part for part in re.split("[: ]+", value) if len(part) > 1]
+        if name in ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH"):
+            told = any(part in text for part in parts)
+        else:
+            told = name.startswith(("TORCH", "PYTORCH")) and name in text
+        if told:
+            named.append(f"{name}={value}")
     return f" (set is {', '.join(named)})" if named else ""
 
 
 def _package_folder(context: Context, outcome: Outcome) -> str:
     origin = (context.facts.get("torch_files") or {}).get("origin")
-    return os.path.dirname(origin) if origin else "<site-packages>/torch"
+    files = [origin or "", *(frame[0] for frame in outcome.answer.get("failure", {}).get("frames", []))]
+    return next((os.path.dirname(file) for file in files if file.endswith("/torch/__init__.py")), "the folder of torch")
 
 
 def _told_by_trial(context: Context, outcome: Outcome) -> Finding | None:
@@ -258,7 +268,10 @@ def _autoloaded(context: Context, outcome: Outcome) -> Finding:
 
 def _told_by_ending(context: Context, outcome: Outcome) -> Finding:
     """Where nothing is known but how it ended, and where."""
-    values = {"reinstall": reinstall(context), "other": _foreign_package(outcome), "install": ""}
+    other = _foreign_package(outcome)
+    values: dict[str, Any] = {"reinstall": reinstall(context), "other": other}
+    if other:
+        values["install"] = install(context, other, "--force-reinstall", "--no-deps")
     evidence = _evidence(outcome)
     if outcome.timed_out:
         return HANGS.found(evidence, **values)
@@ -267,18 +280,14 @@ def _told_by_ending(context: Context, outcome: Outcome) -> Finding:
         known: Fault = SIGNALS.get(outcome.signal, CRASHES)
         if known is ABORTS and said:
             evidence += f"; it said: {said[:300]}"
-        if values["other"] and known is CRASHES:
-            return OTHER_PACKAGE.found(evidence, **values | {"install": _again(context, values["other"])})
+        if other and known is CRASHES:
+            return OTHER_PACKAGE.found(evidence, **values)
         return known.found(evidence, **values)
     if outcome.error is None:
         return ENDS.found(f"{evidence}{_said(outcome)}", **values)
-    if values["other"]:
-        return OTHER_PACKAGE.found(evidence, **values | {"install": _again(context, values["other"])})
+    if other:
+        return OTHER_PACKAGE.found(evidence, **values)
     return RAISES.found(evidence, **values)
-
-
-def _again(context: Context, package: str) -> str:
-    return install(context, package, "--force-reinstall", "--no-deps")
 
 
 def _said(outcome: Outcome) -> str:

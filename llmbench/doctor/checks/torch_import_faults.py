@@ -365,7 +365,7 @@ CAUSES: tuple[tuple[str, Fault], ...] = (
     (r"undefined symbol: (cu[A-Z]|cuda|cudnn|cublas|nccl|nvrtc|cusparse|cusolver|cufft|curand|__cuda)", CUDA_SYMBOL),
     (r"undefined symbol: \w*(c10|3c10|torch|2at|THP)", TORCH_SYMBOL),
     (r"undefined symbol|symbol lookup error|cannot find version", SYMBOL),
-    (r"cannot enable executable stack", EXECSTACK),
+    (r"(?P<library>[^\s'\"]+): cannot enable executable stack", EXECSTACK),
     (r"(?P<library>[^\s'\"]+): cannot allocate memory in static TLS block|more object with static TLS", STATIC_TLS),
     (r"failed to map segment from shared object: Operation not permitted", NOEXEC),
     (r"failed to map segment|[Cc]annot allocate memory|MemoryError|[Oo]ut of memory|can't start new thread", MEMORY),

@@ -95,7 +95,7 @@ def libraries(context: Context) -> Iterator[Finding]:
 def _preloaded(entries: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     for entry in entries:
         source = entry["source"]
-        change = {} if source == "LD_PRELOAD" else {"fix": f"remove it from {source}", "script": None}
+        change: dict[str, Any] = {} if source == "LD_PRELOAD" else {"fix": f"remove it from {source}"}
         if not entry["error"]:
             continue
         if not entry["exists"] or "No such file" in entry["error"]:

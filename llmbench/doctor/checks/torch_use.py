@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 from llmbench.doctor.checks.installing import install, reinstall
 from llmbench.doctor.checks.registry import check, fault
@@ -44,8 +45,7 @@ def version(context: Context) -> Iterator[Finding]:
     number = tuple(int(part) for part in re.findall(r"\d+", text)[:2])
     oldest = ".".join(map(str, OLDEST_TO_TRAIN))
     newer = install(context, "torch", "--upgrade")
-    nightly = re.search(r"\.dev(\d{4})(\d\d)(\d\d)", text)
-    age = (datetime.now(UTC) - datetime(*map(int, nightly.groups()), tzinfo=UTC)).days if nightly else 0
+    age = _nightly_days(text)
     if number < OLDEST_TO_TRAIN:
         yield OLD.found(f"torch {text}", oldest=oldest, install=newer)
     elif context.facts["torch"]["debug"]:
@@ -54,6 +54,15 @@ def version(context: Context) -> Iterator[Finding]:
         yield NIGHTLY.found(f"torch {text} is a nightly build of {age} days ago", install=newer)
     else:
         yield passed(f"{text} (at least {oldest} is needed)")
+
+
+def _nightly_days(text: str) -> int:
+    """How many days ago a nightly build (``2.9.0.dev20250801``) was made; 0 for others."""
+    day = re.search(r"\.dev(\d{8})", text)
+    try:
+        return (datetime.now(UTC) - datetime.strptime(day.group(1) + "+0000", "%Y%m%d%z")).days if day else 0
+    except ValueError:
+        return 0
 
 
 NO_NUMPY = fault(
@@ -221,7 +230,7 @@ def basics(context: Context) -> Iterator[Finding]:
     """A matrix product and a gradient on the CPU, and what this build of torch was made without."""
     outcome = context.torch_probe("torch_basics")
     found = outcome.answer
-    values = {"reinstall": reinstall(context)}
+    values: dict[str, Any] = {"reinstall": reinstall(context)}
     name = f"torch {context.facts['torch']['version']}"
     findings = []
     for part, lack in _LACKS.items():

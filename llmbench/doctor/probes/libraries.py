@@ -126,7 +126,7 @@ def standard_library() -> dict:
 
 
 class _LinkMap(ctypes.Structure):
-    _fields_ = [("address", ctypes.c_void_p), ("name", ctypes.c_char_p)]  # noqa: RUF012
+    _fields_ = [("address", ctypes.c_void_p), ("name", ctypes.c_char_p)]
 
 
 def path_of(library: ctypes.CDLL) -> str:

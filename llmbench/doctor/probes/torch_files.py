@@ -1,4 +1,4 @@
-"""Where torch would be imported from, and whether its files, and those of its CUDA libraries, are what was installed."""
+"""Where torch would be imported from, and whether its files and its CUDA libraries are what was installed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def probe(arguments: dict) -> Iterator[dict]:
 
 
 def listed() -> tuple:
-    """What lies on the import path: of torch, of its CUDA libraries (name: version, folder), of interrupted installs."""
+    """What of torch, its CUDA libraries (name: version, folder) and interrupted installs is on the import path."""
     infos: list[str] = []
     wheels: dict[str, tuple] = {}
     leftovers: list[str] = []
@@ -133,12 +133,11 @@ def look_inside(paths: list) -> dict:
         except OSError as error:
             unreadable.append([path, error.strerror or str(error)])
             continue
-        if len(head) < 64 or head[:4] != b"\x7fELF":
-            if size:
-                not_libraries.append([path, head[:40].decode("latin-1"), not any(head)])
+        if head[:4] != b"\x7fELF"[: len(head)]:
+            not_libraries.append([path, head[:40].decode("latin-1"), not any(head)])
             continue
-        if head[4] != 2 or head[5] != 1:
-            continue  # 32-bit or big-endian: the machine says enough elsewhere
+        if len(head) < 64 or head[4] != 2 or head[5] != 1:
+            continue  # cut off, 32-bit or big-endian: the machine says enough elsewhere
         machine = struct.unpack_from("<H", head, 18)[0]
         known = _ELF_MACHINES.get(machine, f"machine {machine}")
         if known != platform.machine() and machine in _ELF_MACHINES and platform.machine() in _ELF_MACHINES.values():

@@ -7,25 +7,28 @@ import importlib.metadata
 import importlib.util
 import linecache
 import re
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 
-_WATCHED = 2.0
-"""Seconds after which, again and again, the stack is printed: the last one printed is where it hangs."""
+_DEADLINE = 30.0
+_SHARE = 0.7
+"""Of the deadline: if torch is not imported then, the stack is printed, which tells where it hangs."""
 
 
 def probe(arguments: dict) -> Iterator[dict]:
     started = time.perf_counter()
-    faulthandler.dump_traceback_later(_WATCHED, repeat=True, file=2)
+    show_stack_after(_SHARE * arguments.get("deadline", _DEADLINE))
     try:
         import torch
     except BaseException as error:
         yield {"failure": circumstances(error)}
         raise
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.unregister(signal.SIGALRM)
 
     yield {
         "seconds": time.perf_counter() - started,
@@ -44,6 +47,17 @@ def probe(arguments: dict) -> Iterator[dict]:
         "gloo": torch.distributed.is_available() and torch.distributed.is_gloo_available(),
         "nccl": torch.distributed.is_available() and torch.distributed.is_nccl_available(),
     }
+
+
+def show_stack_after(seconds: float) -> None:
+    """Prints the stack then, even if C code never comes back.
+
+    By an alarm, that this thread handles itself: faulthandler's own timer reads the stack from another thread, which
+    crashes now and then while this one goes on.
+    """
+    faulthandler.register(signal.SIGALRM, file=2, all_threads=False)
+    signal.siginterrupt(signal.SIGALRM, False)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def circumstances(error: BaseException) -> dict:

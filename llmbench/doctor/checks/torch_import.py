@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from llmbench.doctor.checks.torch_import_faults import (
     DIES_AFTER,
     ENDS,
     HANGS,
+    LINKING,
     MISSING,
     NOISE,
     OLD_DEPENDENCY,
@@ -98,7 +100,17 @@ def _failure(context: Context, outcome: Outcome) -> Finding:
 
 
 def _evidence(outcome: Outcome) -> str:
-    return f"import torch {outcome.ending}{_where(outcome)}"
+    return f"import torch {_ending(outcome)}{_where(outcome)}"
+
+
+def _ending(outcome: Outcome) -> str:
+    """How it ended; of an exception the first line that says something, and what it was raised from."""
+    if outcome.error is None:
+        return outcome.ending
+    said = [line.strip() for line in outcome.error["message"].splitlines() if line.strip()]
+    because = outcome.answer.get("failure", {}).get("because", "").partition("\n")[0]
+    reason = f", since {because}" if because and because not in said else ""
+    return f"raised {outcome.error['type']}{': ' + said[0] if said else ''}{reason}"
 
 
 def _where(outcome: Outcome) -> str:
@@ -191,8 +203,18 @@ def _told_by_message(context: Context, outcome: Outcome) -> Finding | None:
             evidence = _evidence(outcome)
             if match.group(0) not in evidence:
                 evidence += f"; it said: {_line(text, match)}"
+            if known in LINKING:
+                evidence += _without_linker_variables(context)
             return known.found(evidence + _variables_named(context, text), **values)
     return None
+
+
+def _without_linker_variables(context: Context) -> str:
+    """Tries the import without what changes the dynamic linker, and says so if that helps."""
+    names = [name for name in ("LD_LIBRARY_PATH", "LD_PRELOAD") if context.environ.get(name)]
+    if not names or "version" not in context.probe("torch_import", environ=dict.fromkeys(names)).answer:
+        return ""
+    return f"; without {', '.join(f'{name}={context.environ[name]}' for name in names)} it succeeds"
 
 
 def _provider(library: str) -> str:
@@ -299,4 +321,9 @@ def _foreign_package(outcome: Outcome) -> str:
     """The package, other than torch, in whose file it ended."""
     place = _place(outcome)
     match = re.search(r"/(?:site|dist)-packages/(\w+)", place[0]) if place else None
-    return match.group(1) if match and match.group(1) != "torch" else ""
+    if match is None or match.group(1) == "torch":
+        match = re.search(
+            r"module '(\w+)' has no attribute|from '(\w+)' \(unknown", (outcome.error or {}).get("message", "")
+        )
+    name = next((group for group in match.groups() if group), "") if match else ""
+    return "" if name == "torch" or name in sys.stdlib_module_names else name

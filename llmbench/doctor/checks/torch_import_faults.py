@@ -385,6 +385,9 @@ CAUSES: tuple[tuple[str, Fault], ...] = (
     (r"MKL FATAL ERROR", MKL),
 )
 
+LINKING = (LIBSTDCXX, NVJITLINK, CUDA_SYMBOL, TORCH_SYMBOL, SYMBOL, TWICE)
+"""What LD_LIBRARY_PATH or LD_PRELOAD may have done."""
+
 PROVIDERS = (
     ("libcudart", "the package nvidia-cuda-runtime"),
     ("libcublas", "the package nvidia-cublas"),

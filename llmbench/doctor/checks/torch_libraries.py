@@ -55,7 +55,7 @@ OLD_CUDA_LIBRARY = fault(
 )
 OTHER_TORCH = fault(
     "torch.libraries.other-torch",
-    "warn",
+    "fail",
     "LD_LIBRARY_PATH provides another libtorch",
     cause="the libraries of a libtorch for C++, or of another environment, are loaded in place of torch's own: "
     "undefined symbols or a crash at import",
@@ -174,7 +174,7 @@ def without(context: Context, folders: Sequence[str]) -> str:
 
 def _shadows(context: Context, found: Mapping[str, Any]) -> Iterator[Finding]:
     shadows = found.get("shadows", [])
-    own = [shadow for shadow in shadows if shadow["library"] == "torch"]
+    own = [shadow for shadow in shadows if shadow["library"] == "torch" and not found["insists"]]
     if own:
         names = ", ".join(shadow["name"] for shadow in own)
         yield OTHER_TORCH.found(

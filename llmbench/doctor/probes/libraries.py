@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 
 _NEED, _DEFINE = 0x6FFFFFFE, 0x6FFFFFFD  # sections of the versions that an ELF file needs and defines
+_DYNAMIC, _RPATH, _RUNPATH = 6, 15, 29
 _CUDA = re.compile(
     r"lib(cudart|cublas|cublasLt|cudnn\w*|nccl|nvrtc|cusparse|cusparseLt|cusolver|cufft|curand|nvJitLink|cufile)"
     r"\.so\.(\d+)$"
@@ -31,7 +32,7 @@ def probe(arguments: dict) -> Iterator[dict]:
     if package:
         yield {"torch_cuda": cuda_version(package), "own": own_versions()}
     yield {"preloaded": [preloaded(part) for part in preloads()]}
-    yield {"needed": needed(package) if package else {}}
+    yield {"needed": needed(package) if package else {}, "insists": insists(package) if package else False}
     yield {"libc": c_library()}
     yield {"cxx": standard_library()}
     shadows: list[dict] = []
@@ -86,7 +87,7 @@ def names_in(folder: str) -> list:
 
 def same(a: str, b: str) -> bool:
     try:
-        return os.path.samefile(a, b) or not os.path.exists(b)
+        return os.path.samefile(a, b) or os.path.getsize(a) == os.path.getsize(b)
     except OSError:
         return not os.path.exists(b)
 
@@ -148,6 +149,22 @@ def needed(package: str) -> dict:
     return found
 
 
+def insists(package: str) -> bool:
+    """Whether torch's libraries find each other before LD_LIBRARY_PATH is asked: by DT_RPATH, not by DT_RUNPATH."""
+    try:
+        with open(os.path.join(package, "lib", "libtorch_python.so"), "rb") as file:
+            sections = section_table(file)
+            for section in sections:
+                if section[1] == _DYNAMIC:
+                    file.seek(section[4])
+                    data = file.read(section[5])
+                    tags = {struct.unpack_from("<q", data, at)[0] for at in range(0, len(data), 16)}
+                    return _RPATH in tags and _RUNPATH not in tags
+    except (OSError, struct.error, ValueError):
+        pass
+    return False
+
+
 def newest(names: list) -> dict:
     """``GLIBCXX_3.4.30`` is version (3, 4, 30) of the family GLIBCXX."""
     found: dict = {}
@@ -171,14 +188,19 @@ def versions(path: str, kind: int) -> dict:
         return {}
 
 
-def _versions(file, kind: int) -> dict:  # type: ignore[no-untyped-def]
+def section_table(file) -> list:  # type: ignore[no-untyped-def]
+    """Name, type, flags, address, offset, size, link, info of each section of a 64-bit little-endian ELF file."""
     head = file.read(64)
     if head[:6] != b"\x7fELF\x02\x01":
-        return {}
+        return []
     start, entry, count = struct.unpack_from("<Q10xHH", head, 40)
     file.seek(start)
     table = file.read(entry * count)
-    sections = [struct.unpack_from("<IIQQQQII", table, entry * i) for i in range(count)]
+    return [struct.unpack_from("<IIQQQQII", table, entry * i) for i in range(count)]
+
+
+def _versions(file, kind: int) -> dict:  # type: ignore[no-untyped-def]
+    sections = section_table(file)
     found: dict = {}
     for section in sections:
         if section[1] != kind:

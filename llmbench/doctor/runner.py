@@ -73,8 +73,9 @@ class Context:
 
     def import_torch(self) -> Outcome:
         """Runs ``probes/torch_import.py``; its process then stays, and serves ``torch_probe``."""
-        command = [*self._argv("torch_import", None), REQUESTS]
-        outcome, server = self.processes.serve(command, deadline=self._patient(None), environ=self.environ)
+        deadline = self._patient(None)
+        command = [*self._argv("torch_import", {"deadline": deadline}), REQUESTS]
+        outcome, server = self.processes.serve(command, deadline=deadline, environ=self.environ)
         if server is not None:
             self._torch.append(server)
         return outcome

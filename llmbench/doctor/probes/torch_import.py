@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.metadata
+import importlib.util
+import linecache
+import re
+import signal
+import sys
 import time
+import traceback
 from collections.abc import Iterator
-from typing import Any
+
+_DEADLINE = 30.0
+_SHARE = 0.7
+"""Of the deadline: if torch is not imported then, the stack is printed, which tells where it hangs."""
 
 
 def probe(arguments: dict) -> Iterator[dict]:
     started = time.perf_counter()
-    import torch
+    show_stack_after(_SHARE * arguments.get("deadline", _DEADLINE))
+    try:
+        import torch
+    except BaseException as error:
+        yield {"failure": circumstances(error)}
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.unregister(signal.SIGALRM)
 
     yield {
         "seconds": time.perf_counter() - started,
@@ -29,22 +47,61 @@ def probe(arguments: dict) -> Iterator[dict]:
         "gloo": torch.distributed.is_available() and torch.distributed.is_gloo_available(),
         "nccl": torch.distributed.is_available() and torch.distributed.is_nccl_available(),
     }
-    yield {"numpy": {"version": numpy_version(), "tried": True}}
-    yield {"numpy": {"version": numpy_version(), "tried": True, **use_numpy(torch)}}
 
 
-def numpy_version() -> str | None:
-    try:
-        return importlib.metadata.version("numpy")
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def show_stack_after(seconds: float) -> None:
+    """Prints the stack then, even if C code never comes back.
+
+    By an alarm, that this thread handles itself: faulthandler's own timer reads the stack from another thread, which
+    crashes now and then while this one goes on.
+    """
+    faulthandler.register(signal.SIGALRM, file=2, all_threads=False)
+    signal.siginterrupt(signal.SIGALRM, False)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def use_numpy(torch: Any) -> dict:
-    """There and back: a tensor and an array that share memory."""
-    try:
-        array = torch.arange(3.0).numpy()
-        back = torch.from_numpy(array + 1).tolist()
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
-    return {"error": None if back == [1.0, 2.0, 3.0] else f"numpy gave {back} for [1, 2, 3]"}
+def circumstances(error: BaseException) -> dict:
+    """What helps to tell why the import failed, and whose fault it is."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    # Of the import, not of this probe; for a syntax error its file is the place.
+    shown = [[f.filename, f.lineno, f.name, linecache.getline(f.filename, f.lineno or 0).strip()] for f in frames[1:]]
+    if isinstance(error, SyntaxError) and error.filename:
+        shown.append([error.filename, error.lineno, "", (error.text or "").strip()])
+    cause = error.__cause__ or error.__context__
+    return {
+        "frames": shown[-6:],
+        "because": f"{type(cause).__name__}: {cause}" if cause else "",
+        "backends": backends(),
+        "wanted": wanted(str(error)),
+        "paths": [path for path in sys.path if path],
+    }
+
+
+def backends() -> list:
+    """Packages that torch imports of its own accord: name of the entry point, its value, distribution, version."""
+    found = []
+    for distribution in importlib.metadata.distributions():
+        for entry in distribution.entry_points:
+            if entry.group == "torch.backends":
+                found.append([entry.name, entry.value, distribution.metadata["Name"] or "", distribution.version])
+    return found
+
+
+def wanted(message: str) -> dict:
+    """The distribution that a name could not be imported from, and what torch requires of it."""
+    match = re.search(
+        r"cannot import name '\w+' from (?:partially initialized module )?'([\w.]+)'(?: \((.*)\))?", message
+    )
+    if match is None:
+        return {}
+    module = match.group(1).partition(".")[0]
+    found = {"module": module, "file": match.group(2) or ""}
+    for distribution in importlib.metadata.distributions():
+        name = re.sub(r"[-_.]+", "_", distribution.metadata["Name"] or "").lower()
+        if name == module:
+            found["version"] = distribution.version
+        if name == "torch":
+            for line in distribution.requires or []:
+                if re.sub(r"[-_.]+", "_", line).lower().startswith(module) and "extra" not in line:
+                    found["requirement"] = line
+    return found

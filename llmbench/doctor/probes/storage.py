@@ -31,7 +31,8 @@ def probe(arguments: dict) -> Iterator[dict]:
     yield {"prefix": sys.prefix, "user": {"id": os.geteuid(), "name": user_name()}}
     if arguments.get("shm"):
         yield {"semaphore": semaphore()}
-    mounts, answers = read_mounts(), queue.Queue()
+    mounts = read_mounts()
+    answers: queue.Queue = queue.Queue()
     stages: dict[str, str] = {}
     for path in {*arguments["folders"], sys.prefix}:
         stages[path] = "finding it"
@@ -55,7 +56,7 @@ def probe(arguments: dict) -> Iterator[dict]:
 
 
 def answer(path: str, mounts: list, stages: dict, answers: queue.Queue, options: dict) -> None:
-    found = {"path": path}
+    found: dict = {"path": path}
     try:
         look(path, found, mounts, stages, options)
     except OSError as error:
@@ -130,8 +131,8 @@ def unix_socket(folder: str) -> str | None:
         if hasattr(util, "_get_base_temp_dir"):  # this Python looks for a shorter folder itself
             folder = os.path.dirname(util.get_temp_dir())
     except Exception as error:
-        return "{}: {}".format(type(error).__name__, error)
-    name = os.path.join(folder, "pymp-%08d" % (os.getpid() % 10**8), "listener-12345678")
+        return f"{type(error).__name__}: {error}"
+    name = os.path.join(folder, "pymp-12345678", "listener-12345678")
     short = os.path.join(folder, "llmbench-" + "0" * (len(name) - len(folder) - 10))
     with socket.socket(socket.AF_UNIX) as server:
         try:
@@ -145,9 +146,9 @@ def unix_socket(folder: str) -> str | None:
 def semaphore() -> str | None:
     """None if processes can share a semaphore, else why not."""
     try:
-        import _multiprocessing
+        import _multiprocessing  # type: ignore[import-not-found]
 
-        _multiprocessing.SemLock(1, 1, 1, "/llmbench-%d" % os.getpid(), True)
+        _multiprocessing.SemLock(1, 1, 1, f"/llmbench-{os.getpid()}", True)
     except (OSError, ImportError) as error:
         return getattr(error, "strerror", None) or str(error)
     return None
@@ -186,7 +187,8 @@ def mount_of(path: str, mounts: list) -> dict:
             best = mount
     if best is None:
         return {}
-    return dict(zip(("mount", "type", "source", "mount_options", "system_options"), best))
+    point, kind, source, options, system = best
+    return {"mount": point, "type": kind, "source": source, "mount_options": options, "system_options": system}
 
 
 def age(path: str) -> float | None:

@@ -113,9 +113,9 @@ def judge(look: Look) -> tuple[Kind, str] | None:
             return "inodes", f"{look['error']}, {inodes}"
         free = f", {space(look['free_bytes'])} free" if kind == "full" and "free_bytes" in look else ""
         owner = f", owner uid {look['owner']}, mode {look['mode']:04o}" if kind == "denied" and "owner" in look else ""
-        return kind, f"{look['error']} when {look['failed']}{free}{owner}"
+        return kind, f"{look['error']} while {look['failed']}{free}{owner}"
     if "hung" in look:
-        return "broken", f"no answer within {look['limit']:.0f} s when {look['hung']}"
+        return "broken", f"no answer within {look['limit']:.0f} s while {look['hung']}"
     if "free_bytes" not in look:
         return None
     free, total = look["free_bytes"], look["total_bytes"]

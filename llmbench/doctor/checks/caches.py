@@ -83,7 +83,7 @@ def home(context: Context) -> Iterator[Finding]:
         yield _HOME[verdict[0]].found(f"HOME={path}: {verdict[1]}{shown}", **texts)
     elif look.get("lock"):
         yield NO_LOCKS.found(
-            f"HOME={path}: {look['lock']} when locking a file, on {look.get('type', '?')} ({look.get('source')})"
+            f"HOME={path}: {look['lock']} while locking a file, on {look.get('type', '?')} ({look.get('source')})"
         )
     else:
         yield passed(f"HOME={path}: {space(look['free_bytes'])} free, {look.get('type', 'unknown file system')}")
@@ -207,7 +207,7 @@ def _badly_placed(context: Context, folders: Mapping[str, str]) -> Iterator[Find
         elif look.get("executable") and variable in EXECUTED:
             by_mount.setdefault(look.get("mount", path), []).append(variable)
         elif look.get("lock") and not _is_home(context, look):
-            yield CACHE_LOCKS.found(f"{variable}={path}: {look['lock']} when locking a file", variables=variable)
+            yield CACHE_LOCKS.found(f"{variable}={path}: {look['lock']} while locking a file", variables=variable)
     for link, variables in by_link.items():
         target = look_of(context, folders[variables[0]])["dangling"]
         yield DANGLING.found(

@@ -55,7 +55,6 @@ def folders(context: Context) -> Iterator[Finding]:
         "folders": asked,
         "sockets": [os.path.abspath(temporary[0])] if here() else [],
         "locks": [os.path.join(extensions, *below, "lock") for below in (["*"], ["*", "*"])] if extensions else [],
-        "shm": True,
         "limit": _HUNG_AFTER * context.patience,
     }
     outcome = context.probe("storage", arguments)
@@ -103,7 +102,7 @@ def mounts(context: Context) -> Iterator[Finding]:
         if "hung" in look:
             fine = False
             yield HANGS.found(
-                f"{name} gave no answer within {look['limit']:.0f} s when {look['hung']}; it is on {where}",
+                f"{name} gave no answer within {look['limit']:.0f} s while {look['hung']}; it is on {where}",
                 mount=look.get("mount", path),
             )
         elif _was_shut_down(look) and look["mount"] not in told:

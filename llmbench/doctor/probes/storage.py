@@ -1,22 +1,25 @@
 """What the folders that training writes to are like. Standard library only.
 
-Each folder has a thread of its own: one on a network mount that is dead blocks for ever, and may hide only itself.
+Each folder has a process of its own: one that looks at a dead network mount may block for ever, and not even SIGKILL
+ends it. It is left behind, and hides only itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import glob
+import json
 import mmap
 import os
-import queue
+import select
+import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _WRITTEN = 64 * 1024
 
@@ -26,50 +29,72 @@ def probe(arguments: dict) -> Iterator[dict]:
 
     Args:
         arguments: ``folders``, paths; ``sockets``, those of them in which Unix sockets are made; ``locks``, patterns of
-            lock files to look for; ``shm``, whether to make a semaphore; ``limit``, seconds for each.
+            lock files to look for; ``limit``, seconds for all.
     """
-    yield {"prefix": sys.prefix, "user": {"id": os.geteuid(), "name": user_name()}}
-    if arguments.get("shm"):
-        yield {"semaphore": semaphore()}
+    yield {"prefix": sys.prefix, "user": {"id": os.geteuid(), "name": user_name()}, "semaphore": semaphore()}
     mounts = read_mounts()
-    answers: queue.Queue = queue.Queue()
-    stages: dict[str, str] = {}
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
+    waiting, told, pids = {}, {}, {}
     for path in {*arguments["folders"], sys.prefix}:
-        stages[path] = "finding it"
-        options = {"socket": path in arguments.get("sockets", ()), "write": path in arguments["folders"]}
-        threading.Thread(target=answer, args=(path, mounts, stages, answers, options), daemon=True).start()
+        read, write = os.pipe()
+        pids[path] = os.fork()
+        if pids[path] == 0:
+            answer(path, mounts, write, path in arguments["sockets"], path in arguments["folders"])
+            os._exit(0)
+        os.close(write)
+        waiting[read], told[path] = path, b""
     end = time.monotonic() + arguments["limit"]
-    waiting = set(stages)
     while waiting:
-        try:
-            path, found = answers.get(timeout=max(0.0, end - time.monotonic()))
-        except queue.Empty:
+        ready = select.select(list(waiting), [], [], max(0.0, end - time.monotonic()))[0]
+        if not ready:
             break
-        waiting.discard(path)
-        yield {path: found}
-    for path in waiting:
-        yield {path: {"path": path, "hung": stages[path], "limit": arguments["limit"], **mount_of(path, mounts)}}
+        for read in ready:
+            data = os.read(read, 65536)
+            told[waiting[read]] += data
+            if not data:
+                path = waiting.pop(read)
+                os.close(read)
+                yield {path: last(told[path])}
+    for path in waiting.values():
+        os.kill(pids[path], signal.SIGKILL)
+        hung = last(told[path]).get("stage", "looking at it")
+        yield {path: {"path": path, "hung": hung, "limit": arguments["limit"], **mount_of(path, mounts)}}
     if not waiting:
-        yield {
-            "locks": [{"path": path, "age": age(path)} for pattern in arguments["locks"] for path in glob.glob(pattern)]
-        }
+        locks = [path for pattern in arguments["locks"] for path in glob.glob(pattern)]
+        yield {"locks": [{"path": path, "age": age(path)} for path in locks]}
 
 
-def answer(path: str, mounts: list, stages: dict, answers: queue.Queue, options: dict) -> None:
-    found: dict = {"path": path}
+def last(text: bytes) -> dict:
+    """The last of the JSON objects that a child wrote, one a line."""
+    lines = text.splitlines()
+    return json.loads(lines[-1]) if lines else {"errno": errno.EIO, "error": "the look at it ended", "failed": ""}
+
+
+def answer(path: str, mounts: list, write: int, try_socket: bool, try_write: bool) -> None:
+    """Tells each stage when it begins, and at last what was found."""
+    found: dict = {"path": path, "stage": "looking at it"}
+
+    def tell() -> None:
+        os.write(write, json.dumps(found).encode() + b"\n")
+
+    def enter(stage: str) -> None:
+        found["stage"] = stage
+        tell()
+
     try:
-        look(path, found, mounts, stages, options)
+        enter("looking at it")
+        look(path, found, mounts, enter, try_socket, try_write)
     except OSError as error:
-        found.update(errno=error.errno or errno.EIO, error=error.strerror or str(error), failed=stages[path])
-    answers.put((path, found))
+        found.update(errno=error.errno or errno.EIO, error=error.strerror or str(error), failed=found["stage"])
+    tell()
 
 
-def look(path: str, found: dict, mounts: list, stages: dict, options: dict) -> None:
+def look(path: str, found: dict, mounts: list, enter: Callable[[str], None], try_socket: bool, try_write: bool) -> None:
     """Looks at a folder, or where it is not there yet, at the nearest one above it in which it would be made."""
     here = path
     while True:
         try:
-            os.listdir(here) if not options["write"] else os.stat(here)
+            os.stat(here)
             break
         except FileNotFoundError:
             if os.path.islink(here):
@@ -81,7 +106,7 @@ def look(path: str, found: dict, mounts: list, stages: dict, options: dict) -> N
     if not os.path.isdir(here):
         found["file"] = here
         return
-    stages[path] = "asking for its free space"
+    enter("asking for its free space")
     stat, system = os.stat(here), os.statvfs(here)
     found.update(mount_of(os.path.realpath(here), mounts))
     found.update(
@@ -92,16 +117,16 @@ def look(path: str, found: dict, mounts: list, stages: dict, options: dict) -> N
         owner=stat.st_uid,
         mode=stat.st_mode & 0o7777,
     )
-    if options["write"]:
-        stages[path] = "writing a file"
+    if try_write:
+        enter("writing a file")
         with tempfile.TemporaryFile(dir=here) as file:
             file.write(bytes(_WRITTEN))
             file.flush()
             os.fsync(file.fileno())
             found["executable"] = executable(file.fileno())
-            stages[path] = "locking a file"
+            enter("locking a file")
             found["lock"] = lock(file.fileno())
-    if options["socket"]:
+    if try_socket:
         found["socket"] = unix_socket(here)
 
 
@@ -166,7 +191,7 @@ def user_name() -> str | None:
 def read_mounts() -> list:
     """Mount point, type, source and options of each mount and of its file system; later ones hide earlier ones."""
     mounts = []
-    try:
+    with contextlib.suppress(OSError):
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
                 left, _, right = line.partition(" - ")
@@ -174,8 +199,6 @@ def read_mounts() -> list:
                 if len(here) > 5 and len(there) > 2:
                     point = here[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
                     mounts.append((point, there[0], there[1], here[5], there[2]))
-    except OSError:
-        pass
     return mounts
 
 

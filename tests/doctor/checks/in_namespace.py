@@ -1,11 +1,13 @@
-"""Runs doctor in many situations, one after another, in one mount namespace: its own process starts only once.
+"""Runs doctor in many situations, one after another, each in namespaces of its own: Python starts only once.
 
-Reads situations as JSON from stdin: by name, ``setup`` (shell), ``environ`` (None removes), ``only``, ``folder`` (to work
-in), ``mounts`` ([folder, mode, type] of ``failing_mount.py``), ``user`` (number to become). Writes the findings of each.
+Reads situations as JSON from stdin, by name: ``setup`` (shell), ``environ`` (None removes), ``only``, ``folder`` (to work
+in), ``network`` (a network of its own, with loopback up), ``mounts`` ([folder, mode, type] of ``failing_mount.py``),
+``powerless`` (doctor's processes have not root's right to write everywhere). Writes the findings of each.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -13,12 +15,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from llmbench.doctor.checks import all_checks
 from llmbench.doctor.runner import diagnose
 
+CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWUTS = 0x00020000, 0x40000000, 0x04000000
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
 FAILING = str(Path(__file__).with_name("failing_mount.py"))
 
 
 def findings(situation: dict[str, Any]) -> list[dict[str, Any]]:
+    namespaces = CLONE_NEWNS | (CLONE_NEWNET | CLONE_NEWUTS if situation.get("network") else 0)
+    assert ctypes.CDLL(None).unshare(namespaces) == 0
+    if situation.get("network"):
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for name, value in situation.get("environ", {}).items():
         os.environ.pop(name, None)
         if value is not None:
@@ -30,16 +39,18 @@ def findings(situation: dict[str, Any]) -> list[dict[str, Any]]:
         assert server.stdout.readline() == b"mounted\n"
     if situation.get("folder"):
         os.chdir(situation["folder"])
-    if situation.get("user"):
-        os.setgroups([])
-        os.setgid(situation["user"])
-        os.setuid(situation["user"])
-    diagnosis = diagnose(only=situation["only"], patience=situation.get("patience", 1.0))
+    if situation.get("powerless"):
+        for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+            ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    diagnosis = diagnose(
+        only=situation["only"], deep=situation.get("deep", False), patience=situation.get("patience", 1.0)
+    )
     return [{"check": a.check.id, **vars(finding)} for a in diagnosis.answers for finding in a.findings]
 
 
 def main() -> None:
     results = {}
+    all_checks()  # imported before a situation may hide the files
     for name, situation in json.load(sys.stdin).items():
         read, write = os.pipe()
         pid = os.fork()

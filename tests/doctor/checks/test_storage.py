@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,13 +15,12 @@ from llmbench.doctor.checks import storage
 from llmbench.doctor.folders import LOOKS, judge, space
 from llmbench.doctor.process import Processes
 from llmbench.doctor.runner import Context
+from tests.doctor.conftest import ask, needs_root, one
 
-from ..conftest import ask, needs_root, one
+from .namespaces import Found, in_namespaces, told
 
-ROOT = Path(__file__).resolve().parents[3]
 needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
 
-Found = list[dict[str, Any]]
 
 # Five folders, each on a mount of its own: shared memory, temporary, home, cache and working folder.
 PLACES = {"shm": "/dev/shm", "temporary": "/mnt/tmp", "home": "/mnt/home", "caches": "/mnt/hf", "disk": "/mnt/work"}
@@ -32,11 +30,13 @@ KINDS = {
     "full": "mount -t tmpfs -o size=40m,mode=1777 tmpfs $d; head -c 20M /dev/zero > $d/x",
     "inodes": "mount -t tmpfs -o size=2g,nr_inodes=60,mode=1777 tmpfs $d",
     "low": "mount -t tmpfs -o size=1030m,mode=1777 tmpfs $d; head -c 10M /dev/zero > $d/x",
-    "denied": "mount -t tmpfs -o size=2g,mode=755 tmpfs $d",
+    "denied": "mount -t tmpfs -o size=2g,mode=755,uid=4711 tmpfs $d",
 }
 ERRORS = {"quota": "errno=122", "broken": "errno=5"}
 
-FOLDERS = "mount -t tmpfs tmpfs /mnt; mkdir -p " + " ".join(folder for folder in PLACES.values() if folder != "/dev/shm")
+FOLDERS = "mount -t tmpfs tmpfs /mnt; mkdir -p " + " ".join(
+    folder for folder in PLACES.values() if folder != "/dev/shm"
+)
 
 
 def everywhere(kind: str) -> dict[str, Any]:
@@ -48,16 +48,16 @@ def everywhere(kind: str) -> dict[str, Any]:
         "environ": VARIABLES,
         "folder": PLACES["disk"],
         "only": ["storage"],
-        "user": 4711 if kind == "denied" else None,
+        "powerless": kind == "denied",
     }
 
 
-SHM_OVER = "mkdir -p /mnt/dev; for n in null zero urandom; do touch /mnt/dev/$n; mount --bind /dev/$n /mnt/dev/$n; done"
 ONE_BY_ONE: dict[str, dict[str, Any]] = {
     "shm 8m": {"setup": "mount -t tmpfs -o size=8m tmpfs /dev/shm"},
     "shm 64m": {"setup": "mount -t tmpfs -o size=64m tmpfs /dev/shm"},
     "nothing temporary": {
-        "setup": FOLDERS + "; for d in /tmp /var/tmp /mnt/work; do mount -t tmpfs -o ro tmpfs $d; done",
+        "setup": FOLDERS
+        + "; for d in /tmp /var/tmp /mnt/work; do mount --bind $d $d; mount -o remount,ro,bind $d; done",
         "folder": "/mnt/work",
     },
     "noexec": {
@@ -99,29 +99,16 @@ WITH_FUSE: dict[str, dict[str, Any]] = {
 }
 for name in ("forgetful disk", "slow disk"):
     WITH_FUSE[name]["only"] = ["storage.speed"]
-CLEAN = dict.fromkeys((*VARIABLES, "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HF_HUB_OFFLINE"))
+NO_NAMES = (*VARIABLES, "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HF_HUB_OFFLINE")
+CLEAN = {**dict.fromkeys(NO_NAMES), "HOME": "/root"}
 
 
 def found_in(situations: dict[str, dict[str, Any]]) -> dict[str, Found]:
     """What doctor finds in each situation."""
     asked = {}
     for name, given in situations.items():
-        environ = {**CLEAN, "HOME": "/root", **given.get("environ", {})}
-        asked[name] = {"only": ["storage"], **given, "environ": environ}
-    script = str(Path(__file__).with_name("in_namespace.py"))
-    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
-    done = subprocess.run(
-        [*command, sys.executable, script],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Found] = json.loads(done.stdout)
-    assert all(found.values()), done.stderr
-    return found
+        asked[name] = {"only": ["storage"], **given, "environ": {**CLEAN, **given.get("environ", {})}}
+    return in_namespaces(asked)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +150,7 @@ EXPECTED = [
     ("low", "storage.home.low", "warn", "free of 1.0 GiB"),
     ("low", "storage.caches.low", "warn", "free of 1.0 GiB"),
     ("low", "storage.disk.low", "warn", "free of 1.0 GiB"),
-    ("denied", "storage.shm.denied", "fail", "Permission denied when writing a file, owner uid 0, mode 0755"),
+    ("denied", "storage.shm.denied", "fail", "Permission denied while writing a file, owner uid 4711, mode 0755"),
     ("denied", "storage.temporary.denied", "fail", "Permission denied"),
     ("denied", "storage.home.denied", "warn", "Permission denied"),
     ("denied", "storage.caches.denied", "warn", "Permission denied"),
@@ -172,7 +159,12 @@ EXPECTED = [
     ("shm 64m", "storage.shm.small", "warn", "only 64 MiB (docker's default is 64 MiB)"),
     ("nothing temporary", "storage.temporary.none", "fail", "/tmp: Read-only file system; /var/tmp: Read-only"),
     ("noexec", "storage.temporary.noexec", "warn", "Operation not permitted"),
-    ("noexec", "storage.caches.noexec", "fail", "TORCHINDUCTOR_CACHE_DIR (/mnt/hf/inductor): /mnt/hf is mounted noexec"),
+    (
+        "noexec",
+        "storage.caches.noexec",
+        "fail",
+        "TORCHINDUCTOR_CACHE_DIR (/mnt/hf/inductor): /mnt/hf is mounted noexec",
+    ),
     ("noexec, but not for torch.compile", "storage.temporary.noexec", "warn", "Operation not permitted"),
 ]
 WITH_ERRORS = [
@@ -188,18 +180,12 @@ WITH_ERRORS = [
     ("broken", "storage.disk.broken", "warn", "Input/output error"),
     ("no answer", "storage.mounts.hangs", "fail", "HF_HOME=/mnt/hf gave no answer"),
     ("over the network, without locks", "storage.temporary.network", "warn", "TMPDIR=/mnt/tmp is on fuse.sshfs"),
-    ("over the network, without locks", "storage.home.locks", "warn", "No locks available when locking a file"),
+    ("over the network, without locks", "storage.home.locks", "warn", "No locks available while locking a file"),
     ("over the network, without locks", "storage.caches.locks", "warn", "HF_HOME=/mnt/hf: No locks available"),
     ("forgetful disk", "storage.speed.corrupts", "fail", "read back differ from what was written"),
+    ("over the network, without locks", "storage.temporary.sockets", "fail", "Function not implemented"),
     ("slow disk", "storage.speed.slow", "warn", "MB/s written and synced"),
 ]
-
-
-def told(found: Found, fault: str, verdict: str, words: str) -> None:
-    (finding,) = [finding for finding in found if finding["fault"] == fault]
-    assert finding["verdict"] == verdict, finding
-    assert words in finding["evidence"]
-    assert "<" not in finding["fix"], finding["fix"]
 
 
 @needs_root

@@ -96,7 +96,7 @@ def look(path: str, found: dict, mounts: list, enter: Callable[[str], None], try
         try:
             os.stat(here)
             break
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if os.path.islink(here):
                 found["dangling"] = os.readlink(here)
                 found["link"] = here
@@ -191,14 +191,13 @@ def user_name() -> str | None:
 def read_mounts() -> list:
     """Mount point, type, source and options of each mount and of its file system; later ones hide earlier ones."""
     mounts = []
-    with contextlib.suppress(OSError):
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                left, _, right = line.partition(" - ")
-                here, there = left.split(), right.split()
-                if len(here) > 5 and len(there) > 2:
-                    point = here[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-                    mounts.append((point, there[0], there[1], here[5], there[2]))
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            here, there = left.split(), right.split()
+            if len(here) > 5 and len(there) > 2:
+                point = here[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+                mounts.append((point, there[0], there[1], here[5], there[2]))
     return mounts
 
 

@@ -1,8 +1,8 @@
 """A file system that fails as it is told: a server of the kernel's FUSE protocol, for faults that no tmpfs can have.
 
 ``python failing_mount.py FOLDER MODE [TYPE]``, as root. MODE: ``errno=N``, no file can be made, for this error;
-``hang``, no answer at all; ``forgets``, all that is read is zero; ``locks``, files cannot be locked; ``slow``, each write
-of 128 KiB takes 20 ms. All but the first two take files. TYPE is the subtype that is shown, as ``sshfs``.
+``hang``, no answer at all; ``forgets``, all that is read is zero; ``locks``, files cannot be locked; ``slow``, each
+write of 128 KiB takes 20 ms. All but the first two take files. TYPE is the subtype that is shown, as ``sshfs``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Runs doctor in many situations, one after another, each in namespaces of its own: Python starts only once.
 
-Reads situations as JSON from stdin, by name: ``setup`` (shell), ``environ`` (None removes), ``only``, ``folder`` (to work
-in), ``network`` (a network of its own, with loopback up), ``mounts`` ([folder, mode, type] of ``failing_mount.py``),
-``powerless`` (doctor's processes have not root's right to write everywhere). Writes the findings of each.
+Reads situations as JSON from stdin, by name: ``setup`` (shell), ``environ`` (None removes), ``only``, ``folder`` (to
+work in), ``network`` (a network and host name of its own, with loopback up), ``mounts`` ([folder, mode, type] of
+``failing_mount.py``), ``powerless`` (doctor's processes have not root's rights to write everywhere and to use every
+port). Writes the findings of each.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from llmbench.doctor.checks import all_checks
 from llmbench.doctor.runner import diagnose
 
 CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWUTS = 0x00020000, 0x40000000, 0x04000000
-CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE, PR_CAPBSET_DROP = 1, 2, 10, 24
 FAILING = str(Path(__file__).with_name("failing_mount.py"))
 
 
@@ -40,7 +41,7 @@ def findings(situation: dict[str, Any]) -> list[dict[str, Any]]:
     if situation.get("folder"):
         os.chdir(situation["folder"])
     if situation.get("powerless"):
-        for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE):
             ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     diagnosis = diagnose(
         only=situation["only"], deep=situation.get("deep", False), patience=situation.get("patience", 1.0)

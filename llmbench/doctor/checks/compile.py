@@ -136,7 +136,8 @@ def _try(context: Context, path: str, source: str, folder: Path) -> Iterator[Fin
         outcome = _build(context, path, folder, left_out)
         if outcome.ok:
             break
-        complaint = f"{source} cannot compile a small program: {_complaint(outcome)}"
+        words = _complaint(outcome).replace(f"{folder}/", "")
+        complaint = f"{source} cannot compile a small program: {words}"
         if outcome.timed_out:
             yield HANGS.found(f"{source} {outcome.ending} while it compiled a program of a few lines")
             return
@@ -150,7 +151,7 @@ def _try(context: Context, path: str, source: str, folder: Path) -> Iterator[Fin
             return
         fault, part = _recognise(outcome)
         if fault is NO_PYTHON_H:
-            complaint = f"{builds['include']}/Python.h does not exist ({_complaint(outcome)})"
+            complaint = f"{builds['include']}/Python.h does not exist ({words})"
         yield fault.found(complaint, version=builds["version"])
         if part is None or part in left_out:
             return

@@ -241,7 +241,7 @@ _AS_NUMBER = r'(?:int|float)\(\s*os\.(?:environ\.get\(|getenv\(|environ\[)\s*"(\
 _AS_SWITCH = (
     r'os\.(?:environ\.get|getenv)\(\s*"(\w+)"(?:[^()\n]|\n\s|\(\))*\)\s*==\s*"1"',
     r'get_tristate_env\(\s*"(\w+)"',
-    r'Config\(\s*(?:default=)?(?:True|False),[^)]*?env_name_(?:force|default)="(\w+)"',
+    r'Config\((?=[^)]*\b(?:True|False)\b)[^)]*?env_name_(?:force|default)="(\w+)"',
 )
 _CHOICES = {"TORCHINDUCTOR_WORKER_START": ("subprocess", "fork", "spawn")}
 

@@ -438,7 +438,8 @@ _USUAL_FOLDERS = (
 
 def _libcuda(context: Context) -> Iterator[Finding]:
     """Looks for the driver's library as Triton does. Where it is nowhere, the driver is missing: cuda.driver's "
-    "matter."""
+    "matter.
+    """
     named = context.environ.get("TRITON_LIBCUDA_PATH")
     if named:
         if not os.path.exists(os.path.join(named, _LIBCUDA)):

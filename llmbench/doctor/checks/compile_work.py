@@ -292,10 +292,10 @@ _EXTENSION = fault(
     "fail",
     "A C++ extension cannot be built",
     cause="torch.utils.cpp_extension fails on a function of one line: extensions such as those of DeepSpeed or "
-    "flash-attn "
-    "cannot be built here",
-    fix='<python> -m pip install ninja setuptools; the whole message: <python> -c "from torch.utils.cpp_extension import '
-    "load_inline; load_inline('t', cpp_sources='int f() { return 1; }', functions=['f'], verbose=True)\"",
+    "flash-attn cannot be built here",
+    fix="<python> -m pip install ninja setuptools; all that it says: <python> -c "
+    '"from torch.utils.cpp_extension import load_inline; '
+    "load_inline('t', cpp_sources='int f() { return 1; }', functions=['f'], verbose=True)\"",
 )
 _EXTENSION_WRONG = fault(
     "compile.extension.wrong",

@@ -239,7 +239,7 @@ _JOBS = fault(
 # How torch's sources read a variable.
 _AS_NUMBER = r'(?:int|float)\(\s*os\.(?:environ\.get\(|getenv\(|environ\[)\s*"(\w+)"'
 _AS_SWITCH = (
-    r'os\.(?:environ\.get|getenv)\(\s*"(\w+)"(?:[^()\n]|\n\s|\(\))*\)\s*==\s*"1"',
+    r'os\.(?:environ\.get|getenv)\(\s*"(\w+)"(?:[^()]|\(\))*\)\s*==\s*"1"',
     r'get_tristate_env\(\s*"(\w+)"',
     r'Config\((?=[^)]*\b(?:True|False)\b)[^)]*?env_name_(?:force|default)="(\w+)"',
 )

@@ -198,7 +198,7 @@ _CAUSES: tuple[tuple[str, Fault], ...] = (
 @check(
     "compile.kernel",
     "torch.compile compiles, and is right",
-    deadline=300,
+    deadline=400,
     needs=("torch.import", "compile.compiler"),
     follows=("compile.settings", "compile.setuptools", "compile.standard", "compile.cc", "compile.triton"),
     deep=True,
@@ -328,7 +328,7 @@ def extension(context: Context) -> Iterator[Finding]:
     if not outcome.ok:
         missing = "Ninja is required" in f"{outcome.error}"
         yield _EXTENSION.found(f"building an extension {outcome.ending}", verdict="warn" if missing else None)
-    elif found["value"] != [0.0, 2.0, 4.0, 6.0]:
-        yield _EXTENSION_WRONG.found(f"twice 0, 1, 2, 3 is {found['value']}")
+    elif found["value"] != 42:
+        yield _EXTENSION_WRONG.found(f"twice 21 is {found['value']}")
     else:
         yield passed(f"one function in {found['seconds']:.0f} s")

@@ -50,8 +50,9 @@ def inputs(torch: Any, device: str, rows: int = 16, dtype: Any = None) -> tuple:
 def reference(torch: Any, rows: int = 16) -> tuple:
     """Values and gradients in fp64, of the inputs as fp32 holds them."""
     x, weight = (t.detach().double().requires_grad_() for t in inputs(torch, "cpu", rows))
-    value = block(torch)(x, weight)
-    return value, torch.autograd.grad((value**2).sum(), (x, weight))
+    with torch.enable_grad():
+        value = block(torch)(x, weight)
+        return value, torch.autograd.grad((value**2).sum(), (x, weight))
 
 
 def off_by(torch: Any, found: Any, expected: Any) -> float:

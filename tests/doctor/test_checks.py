@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,51 +49,6 @@ def in_namespace(setup: str, check: str) -> str:
     )
     assert process.returncode == 0, process.stderr
     return process.stdout
-
-
-# --- compiler
-
-
-def test_no_compiler_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    finding = one("compile.compiler")
-    assert finding.verdict == "warn"
-    assert "no C++ compiler" in finding.evidence
-    assert "apt-get install -y g++" in str(finding.fix)
-
-
-def test_compiler_named_by_cxx_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "/opt/gcc-9/bin/g++")
-    finding = one("compile.compiler")
-    assert (finding.verdict, finding.evidence) == ("fail", "CXX=/opt/gcc-9/bin/g++ does not exist")
-
-
-def test_compiler_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "/bin/false")
-    finding = one("compile.compiler")
-    assert finding.verdict == "fail"
-    assert "CXX=/bin/false" in finding.evidence
-    assert "unset CXX" in str(finding.fix)
-
-
-def test_compiler_that_has_a_version_but_cannot_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    compiler = tmp_path / "g++"
-    compiler.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && { echo "g++ 12.2.0"; exit; }\necho "fatal error: cc1plus" >&2; exit 1\n'
-    )
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
-    finding = one("compile.compiler")
-    assert finding.verdict == "fail"
-    assert "fatal error: cc1plus" in finding.evidence
-
-
-@pytest.mark.compiler
-def test_compiler_is_named() -> None:
-    path = shutil.which("g++")
-    finding = one("compile.compiler")
-    assert finding.verdict == "pass"
-    assert str(path) in finding.evidence
 
 
 # --- environment

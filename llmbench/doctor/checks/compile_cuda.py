@@ -218,11 +218,12 @@ def arch(context: Context) -> Iterator[Finding]:
     if value.strip() in ("", "native"):
         yield passed("it is not set: torch takes the GPUs that it sees")
         return
-    asked = [part for name in re.split(r"[ ;]+", value.strip()) for part in _NAMES.get(name, name).split(";")]
+    # Split as torch does: two separators in a row make an empty name, which it refuses.
+    asked = [part for name in value.replace(" ", ";").split(";") for part in _NAMES.get(name, name).split(";")]
     known = _known(Path(context.facts["torch"]["file"]).parent)
     unknown = [name for name in asked if not _valid(name, known)]
     if unknown:
-        shown = ", ".join(unknown) or "an empty name"
+        shown = ", ".join(name or "an empty name" for name in unknown)
         yield _NONSENSE.found(f"TORCH_CUDA_ARCH_LIST={value} holds {shown}, which this torch does not know")
         return
     outcome = context.torch_probe("cuda_capabilities")

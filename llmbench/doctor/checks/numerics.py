@@ -309,36 +309,37 @@ def _low_precision(context: Context, name: str, faults: tuple[Fault, Fault], in_
 # --- with --deep
 
 
-def _deep(part: str, what: str) -> Fault:
-    return fault(
+def _deep(part: str, what: str, title: str) -> tuple[Fault, Fault]:
+    wrong = fault(
         f"numerics.{part}.wrong",
         "fail",
-        f"{what} is wrong",
-        cause=f"{what} computes wrong values on <device>: training with it computes something else than it "
-        "should. A GPU "
+        title,
+        cause=f"{what} computes wrong values on <device>: training with it is wrong. A GPU "
         f"may be faulty, or a library (cuBLAS, cuDNN, oneDNN) has a bug or is of another version; else {_PATCHED}",
-        fix="on a GPU: dcgmi diag -r 3, and take the GPU out of service if it fails; else " + _REINSTALL,
+        fix=f"on a GPU: dcgmi diag -r 3, and take the GPU out of service if it fails; else {_REINSTALL}",
     )
+    breaks = fault(
+        f"numerics.{part}.breaks",
+        "fail",
+        f"{what} breaks",
+        cause=f"{what} fails where every device must be able to do it: so will training. A library that "
+        "torch calls is broken or of another version, or the device is faulty",
+        fix=f"on a GPU: nvidia-smi, and the kernel log (dmesg | grep -i xid); else {_REINSTALL}",
+    )
+    return wrong, breaks
 
 
 _DEEP = {
-    part: _deep(part, what)
-    for part, what in {
-        "matmul": "matmul",
-        "convolution": "convolution",
-        "attention": "scaled_dot_product_attention",
-        "layers": "a layer or a loss",
-        "optimizer": "an optimizer",
-        "determinism": "repeating a computation",
-    }.items()
+    part: _deep(part, what, title)
+    for part, what, title in (
+        ("matmul", "matmul", "The matmul of a dtype is wrong"),
+        ("convolution", "convolution", "Convolutions are wrong"),
+        ("attention", "scaled_dot_product_attention", "An attention backend is wrong"),
+        ("layers", "a layer or a loss", "A layer or a loss is wrong"),
+        ("optimizer", "an optimizer", "An optimizer is wrong"),
+        ("determinism", "the same computation, repeated,", "The same computation gives other results"),
+    )
 }
-_BREAKS = fault(
-    "numerics.matmul.breaks",
-    "fail",
-    "torch breaks in arithmetic that every device must do",
-    cause="the library or the device that computes it fails: training will fail in the same way",
-    fix=_REINSTALL,
-)
 
 
 @check("numerics.matmul", "Each dtype's matmul is right", deadline=120, needs=("numerics.tensor",), deep=True)
@@ -384,14 +385,14 @@ def _judged(context: Context, part: str) -> Iterator[Finding]:
         wrong = {name: share for name, share in cases.items() if not isinstance(share, dict) and not share <= 1}
         if wrong:
             shown = ", ".join(f"{name} {share:.3g} times" for name, share in wrong.items())
-            yield _DEEP[part].found(f"on {device}, off by more than the format allows: {shown}", device=device)
+            yield _DEEP[part][0].found(f"on {device}, off by more than the format allows: {shown}", device=device)
         else:
             yield _all_right(device, cases)
     if outcome.timed_out:
         yield skipped(f"{part} {outcome.ending}; load {_load()} on {usable_cpus()} CPUs: this machine is slow or busy")
     elif not outcome.ok:
         where = outcome.last_words
-        yield _BREAKS.found(f"{part} {outcome.ending}" + (f": {where}" if where not in outcome.ending else ""))
+        yield _DEEP[part][1].found(f"{part} {outcome.ending}" + (f": {where}" if where not in outcome.ending else ""))
 
 
 def _all_right(device: str, cases: dict[str, Any]) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -158,14 +159,7 @@ def test_library_that_does_not_load(tmp_path: Path) -> None:
 )
 def test_parts_hidden_for_real(setup: str, fault: str) -> None:
     found = inside(setup, "--only", "compile.compiler")["compile.compiler"]
-    assert found[0]["verdict"] == "fail"
-    assert found[0]["fault"].startswith("compile.compiler.")
-    assert found[0]["fault"] in (
-        fault,
-        "compile.compiler.fails",
-        "compile.compiler.libgcc",
-        "compile.compiler.binutils",
-    )
+    assert [(finding["verdict"], finding["fault"]) for finding in found] == [("fail", fault)]
 
 
 # --- what torch writes, and C
@@ -310,11 +304,14 @@ def test_setting_that_is_right(variable: str, value: str, sources: dict[str, obj
 
 
 def test_settings_of_the_real_torch() -> None:
-    torch = pytest.importorskip("torch")
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        pytest.skip("no torch here")
+    facts = {"file": torch.origin}
     right = {"TORCHINDUCTOR_COMPILE_THREADS": "2", "TORCHINDUCTOR_FX_GRAPH_CACHE": "1", "TORCHINDUCTOR_CACHE_DIR": "/x"}
-    assert only("compile.settings", right, torch={"file": torch.__file__}).verdict == "pass"
+    assert only("compile.settings", right, torch=facts).verdict == "pass"
     wrong = {"TORCHINDUCTOR_COMPILE_THREADS": "two", "TORCHINDUCTOR_MAX_AUTOTUNE": "yes"}
-    found = asked("compile.settings", wrong, torch={"file": torch.__file__})
+    found = asked("compile.settings", wrong, torch=facts)
     assert {finding.fault for finding in found} == {"compile.settings.number", "compile.settings.switch"}
 
 

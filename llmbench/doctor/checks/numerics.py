@@ -1,42 +1,126 @@
-"""Arithmetic of torch on the CPU against values known in closed form."""
+"""Arithmetic of torch against values known in closed form, and what was changed for the whole process.
+
+By default on the CPU, in one process; with --deep each dtype, layer and attention backend, on each device.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
-from llmbench.doctor.checks.registry import check
-from llmbench.doctor.model import Finding, failure, passed, warning
+from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.model import Fault, Finding, passed, skipped
+from llmbench.doctor.process import Outcome
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import cpu_flags
+from llmbench.doctor.system import cpu_flags, read, usable_cpus
 
-_REINSTALL = "reinstall torch in a fresh environment; if it stays, test the machine's memory and CPU"
+_REINSTALL = (
+    "reinstall torch in a fresh environment; if it stays, test the machine's memory and CPU: memtester 1G 3; "
+    "stress-ng --cpu 0 --verify -t 10m"
+)
+_PATCHED = "torch's own code was changed or patched, a library that it calls is broken, or the CPU or memory is faulty"
+
+_DIED = fault(
+    "numerics.tensor.died",
+    "fail",
+    "torch imports, but breaks when it computes",
+    cause="torch imports, but breaks when it computes: a library that it calls fails, or the machine is faulty",
+    fix=_REINSTALL,
+)
+_SLOW = fault(
+    "numerics.tensor.slow",
+    "fail",
+    "Small computations do not come to an end",
+    cause="arithmetic that takes a fraction of a second did not end: this machine is overloaded or very slow, or "
+    "torch's "
+    "threads wait for each other without end",
+    fix="look at what else runs here: uptime; top. Try export OMP_NUM_THREADS=1; or give it more time with --patience",
+)
+_WRONG = fault(
+    "numerics.tensor.wrong",
+    "fail",
+    "torch computes wrong values",
+    cause=f"torch computes wrong values in matmul, sums and softmax: {_PATCHED}",
+    fix=_REINSTALL,
+)
+_AUTOGRAD = fault(
+    "numerics.autograd.wrong",
+    "fail",
+    "Gradients are wrong",
+    cause=f"torch computes wrong values in first and second derivatives: {_PATCHED}",
+    fix=_REINSTALL,
+)
+_MSE = fault(
+    "numerics.mse.wrong",
+    "fail",
+    "Gradient descent is wrong",
+    cause=f"loss or gradient compute wrong values: {_PATCHED}",
+    fix=_REINSTALL,
+)
+_NAN = fault(
+    "numerics.nan.lost",
+    "fail",
+    "NaN is lost",
+    cause="a library was built with -ffast-math, or patches torch: a diverged training looks sound",
+    fix=_REINSTALL,
+)
 
 
 @check("numerics.tensor", "Tensor arithmetic is right", deadline=60, needs=("torch.import",))
 def tensor(context: Context) -> Iterator[Finding]:
     """Runs all the arithmetic in one process; the other checks of this area read what it found."""
     outcome = context.torch_probe("numerics", {"size": 512 if context.deep else 128})
-    context.facts["numerics"] = outcome.answer | {"process": "reported all" if outcome.ok else outcome.ending}
-    yield _compared(context, "tensor", "matmul, sums and softmax")
+    context.facts["numerics"] = outcome.answer
+    faults = [finding for finding in (_compared(context, "tensor", _WRONG), _ended(outcome)) if finding]
+    yield from faults
+    if not faults:
+        yield _right(context, "tensor", "matmul, sums and softmax")
+
+
+_PARTS = ("mode", "random", "tensor", "autograd", "mse", "nan", "bf16", "fp16")
+
+
+def _ended(outcome: Outcome) -> Finding | None:
+    """The fault that the process did not come to its end."""
+    if outcome.ok:
+        return None
+    at = next((part for part in _PARTS if part not in outcome.answer), "the end")
+    evidence = f"the process that computes small examples {outcome.ending} (at: {at})"
+    if outcome.timed_out:
+        return _SLOW.found(f"{evidence}; load {_load()} on {usable_cpus()} CPUs")
+    words = outcome.last_words
+    return _DIED.found(evidence + (f": {words}" if words and words not in evidence else ""))
+
+
+def _load() -> str:
+    return ((read("/proc/loadavg") or "unknown").split() or ["unknown"])[0]
 
 
 @check("numerics.autograd", "Autograd is right", needs=("numerics.tensor",))
 def autograd(context: Context) -> Iterator[Finding]:
-    yield _compared(context, "autograd", "first and second derivatives")
+    wrong = _compared(context, "autograd", _AUTOGRAD)
+    yield wrong or _right(context, "autograd", "first and second derivatives")
+
+
+def _compared(context: Context, part: str, wrong: Fault) -> Finding | None:
+    found = context.facts["numerics"].get(part)
+    if not found or not found["wrong"]:
+        return None
+    errors = ", ".join(f"{name} by {error:.1e}" for name, error in found["wrong"].items())
+    return wrong.found(f"off from the closed form: {errors}")
+
+
+def _right(context: Context, part: str, what: str) -> Finding:
+    return passed(f"{what}: {len(context.facts['numerics'][part]['tried'])} results as their closed forms say")
 
 
 @check("numerics.mse", "Gradient descent follows its closed form", needs=("numerics.tensor",))
 def mse(context: Context) -> Iterator[Finding]:
-    found = context.facts["numerics"].get("mse")
-    if found is None:
-        yield _died(context, "MSE and SGD")
-    elif not found["relative_error"] <= found["limit"]:
-        yield failure(
+    found = context.facts["numerics"]["mse"]
+    if not found["relative_error"] <= found["limit"]:
+        yield _MSE.found(
             f"MSE and weights are off by {found['relative_error']:.1e} after {found['steps']} steps of y = 3x "
-            f"(limit {found['limit']:.0e})",
-            "loss, gradient or optimizer compute wrong values",
-            _REINSTALL,
+            f"(limit {found['limit']:.0e})"
         )
     else:
         yield passed(f"y = 3x: loss and weight of {found['steps']} steps off by {found['relative_error']:.0e} at most")
@@ -44,64 +128,280 @@ def mse(context: Context) -> Iterator[Finding]:
 
 @check("numerics.nan", "NaN is not lost", needs=("numerics.tensor",))
 def nan(context: Context) -> Iterator[Finding]:
-    found = context.facts["numerics"].get("nan")
-    if found is None:
-        yield _died(context, "NaN")
-    elif found["lost"]:
-        yield failure(
-            f"NaN is lost by {', '.join(found['lost'])}",
-            "a library was built with -ffast-math, or patches torch: a diverged training looks sound",
-            _REINSTALL,
-        )
+    lost = context.facts["numerics"]["nan"]["lost"]
+    if lost:
+        yield _NAN.found(f"NaN is lost by {', '.join(lost)}")
     else:
         yield passed("sum, max, relu, matmul, MSE and clamp pass it on")
 
 
+_REPEATS = fault(
+    "numerics.random.seed",
+    "fail",
+    "The same seed gives other random numbers",
+    cause="torch.manual_seed does not reset the generator: no run can be repeated. A library or sitecustomize "
+    "patches torch",
+    fix="find what is imported with torch: <python> -X importtime -c 'import torch'; reinstall torch in a fresh "
+    "environment",
+)
+_SPREAD = fault(
+    "numerics.random.spread",
+    "fail",
+    "Random numbers are not random",
+    cause="torch.randn repeats itself, or gives numbers of another mean or variance: initial weights and dropout "
+    f"are wrong. {_PATCHED}",
+    fix=_REINSTALL,
+)
+
+
+@check("numerics.random", "Random numbers repeat with their seed, and are spread right", needs=("numerics.tensor",))
+def random(context: Context) -> Iterator[Finding]:
+    found = context.facts["numerics"]["random"]
+    off = [name for name in ("mean", "variance") if not found[name] <= 1]
+    if not found["repeats"]:
+        yield _REPEATS.found("randn after manual_seed(1) gave two different results")
+    elif off or not found["moves"]:
+        what = (
+            f"{off[0]} of 4096 normal numbers is off by {6 * found[off[0]]:.0f} sigma" if off else "two draws are equal"
+        )
+        yield _SPREAD.found(what)
+    else:
+        yield passed("the same seed gives the same numbers; mean and variance are right")
+
+
+_WHO = "sitecustomize, a .pth file, or a package that is loaded with torch"
+_FIND = "see what is loaded: <python> -v -c 'import torch' 2>&1 | grep -i -e sitecustomize -e usercustomize; "
+_DENORMALS = fault(
+    "numerics.mode.denormals",
+    "warn",
+    "Small numbers are flushed to zero in the whole process",
+    cause="a library linked with -ffast-math switched the CPU's floating-point unit for everybody: numbers below 1e-38 "
+    "become 0 (FTZ, DAZ), in torch and numpy too, and results differ from other machines",
+    fix="find and replace <libraries>; until then, torch.set_flush_denormal(False) after all imports",
+    link="https://github.com/neuro-ml/imops/issues/37",
+)
+_ROUNDING = fault(
+    "numerics.mode.rounding",
+    "fail",
+    "Numbers are not rounded to nearest",
+    cause="a library changed the rounding mode of the whole process: every sum drifts, and no result can be trusted",
+    fix=f"{_FIND}unset LD_PRELOAD",
+)
+_DTYPE = fault(
+    "numerics.mode.dtype",
+    "warn",
+    "The default dtype is not float32",
+    cause=f"{_WHO} calls torch.set_default_dtype: every new weight is <dtype>, with other speed, memory and results",
+    fix=f"{_FIND}or call torch.set_default_dtype(torch.float32) in the program",
+)
+_DEVICE = fault(
+    "numerics.mode.device",
+    "warn",
+    "The default device is not the CPU",
+    cause=f"{_WHO} calls torch.set_default_device: tensors are made on <device> without being asked for, and code that "
+    "expects them on the CPU (DataLoader, generators) fails",
+    fix=f"{_FIND}or call torch.set_default_device('cpu') in the program",
+)
+_NO_GRADIENTS = fault(
+    "numerics.mode.gradients",
+    "fail",
+    "Gradients are switched off",
+    cause=f"{_WHO} calls torch.set_grad_enabled(False): nothing trains, 'element 0 of tensors does not require grad'",
+    fix=f"{_FIND}or call torch.set_grad_enabled(True) in the program",
+)
+_DETERMINISTIC = fault(
+    "numerics.mode.deterministic",
+    "warn",
+    "Deterministic algorithms are switched on for everything",
+    cause=f"{_WHO} calls torch.use_deterministic_algorithms(True): it is slower, and operations without one raise",
+    fix=_FIND + "or call torch.use_deterministic_algorithms(False) in the program",
+)
+_ANOMALY = fault(
+    "numerics.mode.anomaly",
+    "warn",
+    "Anomaly detection is switched on for everything",
+    cause=f"{_WHO} calls torch.autograd.set_detect_anomaly(True): every backward pass is checked, and is many "
+    "times slower",
+    fix=_FIND + "or call torch.autograd.set_detect_anomaly(False) in the program",
+)
+
+
+@check("numerics.mode", "Nothing changed torch's arithmetic for the whole process", needs=("numerics.tensor",))
+def mode(context: Context) -> Iterator[Finding]:
+    found = context.facts["numerics"]["mode"]
+    faults = list(_changed(found))
+    yield from faults
+    if not faults:
+        yield passed(
+            f"rounds to nearest, keeps denormals; default {found['dtype']} on {found['device']}; "
+            f"matmul precision {found['matmul_precision']}"
+        )
+
+
+def _changed(found: dict[str, Any]) -> Iterator[Finding]:
+    if found["flushed"]:
+        libraries = " and ".join(found["flushing"])
+        by = f"; {libraries} has the start code of -ffast-math" if libraries else ""
+        yield _DENORMALS.found(
+            f"after import torch, 1.1e-308 is 0 (denormals are flushed){by}",
+            libraries=libraries
+            or "the library that does it (import one package after the other, and print 5e-324 * 1.0)",
+        )
+    if not found["to_nearest"]:
+        yield _ROUNDING.found("after import torch, 1 + 2^-53 and its neighbours are not rounded to nearest")
+    if found["dtype"] != "torch.float32":
+        yield _DTYPE.found(f"torch.get_default_dtype() is {found['dtype']}", dtype=found["dtype"])
+    if found["device"] != "cpu":
+        yield _DEVICE.found(f"torch.empty(0) is made on {found['device']}", device=found["device"])
+    if not found["gradients"]:
+        yield _NO_GRADIENTS.found("torch.is_grad_enabled() is False after import torch")
+    if found["deterministic"]:
+        yield _DETERMINISTIC.found("torch.are_deterministic_algorithms_enabled() is True after import torch")
+    if found["anomaly"]:
+        yield _ANOMALY.found("torch.is_anomaly_enabled() is True after import torch")
+
+
+def _low(name: Literal["bf16", "fp16"]) -> tuple[Fault, Fault]:
+    wrong = fault(
+        f"numerics.{name}.wrong",
+        "fail",
+        f"The {name} matmul is wrong",
+        cause=f"the {name} matmul of this machine is wrong: training in {name} does not compute what it should",
+        fix=f"{_REINSTALL}; until then train in fp32",
+    )
+    sums = fault(
+        f"numerics.{name}.sums",
+        "warn",
+        f"The {name} matmul keeps its sums in {name}",
+        cause=f"sums are kept in {name} itself, which loses precision in long dot products",
+        fix="train in bf16 with fp32 sums, or in fp32",
+    )
+    return wrong, sums
+
+
+_BF16, _FP16 = _low("bf16"), _low("fp16")
+
+
 @check("numerics.bf16", "bfloat16 matmul is right", needs=("numerics.tensor",))
 def bf16(context: Context) -> Iterator[Finding]:
-    yield _low_precision(context, "bf16", {"avx512_bf16", "amx_bf16"})
+    yield _low_precision(context, "bf16", _BF16, {"avx512_bf16", "amx_bf16"})
 
 
 @check("numerics.fp16", "float16 matmul is right", needs=("numerics.tensor",))
 def fp16(context: Context) -> Iterator[Finding]:
-    yield _low_precision(context, "fp16", {"avx512_fp16", "amx_fp16"})
+    yield _low_precision(context, "fp16", _FP16, {"avx512_fp16", "amx_fp16"})
 
 
-def _died(context: Context, what: str) -> Finding:
-    return failure(
-        f"the process that computes {what} {context.facts['numerics']['process']}",
-        "torch imports, but breaks when it computes",
-        _REINSTALL,
-    )
-
-
-def _compared(context: Context, part: str, what: str) -> Finding:
-    found: dict[str, Any] | None = context.facts["numerics"].get(part)
-    if found is None:
-        return _died(context, what)
-    if found["wrong"]:
-        wrong = ", ".join(f"{name} by {error:.1e}" for name, error in found["wrong"].items())
-        return failure(f"off from the closed form: {wrong}", f"torch computes wrong values in {what}", _REINSTALL)
-    return passed(f"{what}: {len(found['tried'])} results as their closed forms say")
-
-
-def _low_precision(context: Context, name: str, in_hardware: set[str]) -> Finding:
-    found = context.facts["numerics"].get(name)
-    if found is None:
-        return _died(context, f"{name} matmul")
+def _low_precision(context: Context, name: str, faults: tuple[Fault, Fault], in_hardware: set[str]) -> Finding:
+    found, (wrong, sums) = context.facts["numerics"][name], faults
     if not found["worst_of_loose_bound"] <= 1:
-        return failure(
-            f"{name} matmul is off by {found['worst_of_loose_bound']:.1f} times what {name} allows at worst",
-            f"the {name} matmul of this machine is wrong: training in {name} does not compute what it should",
-            _REINSTALL + "; until then train in fp32",
+        return wrong.found(
+            f"{name} matmul is off by {found['worst_of_loose_bound']:.1f} times what {name} allows at worst"
         )
     share = found["worst_of_bound"]
     if not share <= 1:
-        return warning(
-            f"{name} matmul is off by {share:.1f} times the bound for sums kept in fp32",
-            f"sums are kept in {name} itself, which loses precision in long dot products",
-            "train in bf16 with fp32 sums, or in fp32",
-        )
+        return sums.found(f"{name} matmul is off by {share:.1f} times the bound for sums kept in fp32")
     flags = in_hardware & cpu_flags()
     speed = f"in hardware ({', '.join(sorted(flags))})" if flags else "in software on this CPU, so it may be slow"
     return passed(f"within {share:.0%} of the error bound; {speed}")
+
+
+# --- with --deep
+
+
+def _deep(part: str, what: str, title: str) -> tuple[Fault, Fault]:
+    wrong = fault(
+        f"numerics.{part}.wrong",
+        "fail",
+        title,
+        cause=f"{what} computes wrong values on <device>: training with it is wrong. A GPU "
+        f"may be faulty, or a library (cuBLAS, cuDNN, oneDNN) has a bug or is of another version; else {_PATCHED}",
+        fix=f"on a GPU: dcgmi diag -r 3, and take the GPU out of service if it fails; else {_REINSTALL}",
+    )
+    breaks = fault(
+        f"numerics.{part}.breaks",
+        "fail",
+        f"{what} breaks",
+        cause=f"{what} fails where every device must be able to do it: so will training. A library that "
+        "torch calls is broken or of another version, or the device is faulty",
+        fix=f"on a GPU: nvidia-smi, and the kernel log (dmesg | grep -i xid); else {_REINSTALL}",
+    )
+    return wrong, breaks
+
+
+_DEEP = {
+    part: _deep(part, what, title)
+    for part, what, title in (
+        ("matmul", "matmul", "The matmul of a dtype is wrong"),
+        ("convolution", "convolution", "Convolutions are wrong"),
+        ("attention", "scaled_dot_product_attention", "An attention backend is wrong"),
+        ("layers", "a layer or a loss", "A layer or a loss is wrong"),
+        ("optimizer", "an optimizer", "An optimizer is wrong"),
+        ("determinism", "the same computation, repeated,", "The same computation gives other results"),
+    )
+}
+
+
+@check("numerics.matmul", "Each dtype's matmul is right", deadline=120, needs=("numerics.tensor",), deep=True)
+def matmul(context: Context) -> Iterator[Finding]:
+    yield from _judged(context, "matmul")
+
+
+@check("numerics.convolution", "Convolutions are right", deadline=180, needs=("numerics.tensor",), deep=True)
+def convolution(context: Context) -> Iterator[Finding]:
+    yield from _judged(context, "convolution")
+
+
+@check("numerics.attention", "Each attention backend is right", deadline=180, needs=("numerics.tensor",), deep=True)
+def attention(context: Context) -> Iterator[Finding]:
+    yield from _judged(context, "attention")
+
+
+@check("numerics.layers", "Layers and losses are right", deadline=120, needs=("numerics.tensor",), deep=True)
+def layers(context: Context) -> Iterator[Finding]:
+    yield from _judged(context, "layers")
+
+
+@check("numerics.optimizer", "Optimizers follow their recursions", deadline=180, needs=("numerics.tensor",), deep=True)
+def optimizer(context: Context) -> Iterator[Finding]:
+    yield from _judged(context, "optimizer")
+
+
+@check(
+    "numerics.determinism",
+    "The same computation gives the same bits",
+    deadline=120,
+    needs=("numerics.tensor",),
+    deep=True,
+)
+def determinism(context: Context) -> Iterator[Finding]:
+    yield from _judged(context, "determinism")
+
+
+def _judged(context: Context, part: str) -> Iterator[Finding]:
+    """A finding per device: the cases that are wrong, or how near to their bounds all came, and what it lacks."""
+    outcome = context.torch_probe("numerics_deep", {"part": part})
+    for device, cases in outcome.answer.items():
+        wrong = {name: share for name, share in cases.items() if not isinstance(share, dict) and not share <= 1}
+        if wrong:
+            shown = ", ".join(f"{name} {share:.3g} times" for name, share in wrong.items())
+            yield _DEEP[part][0].found(f"on {device}, off by more than the format allows: {shown}", device=device)
+        else:
+            yield _all_right(device, cases)
+    if outcome.timed_out:
+        yield skipped(f"{part} {outcome.ending}; load {_load()} on {usable_cpus()} CPUs: this machine is slow or busy")
+    elif not outcome.ok:
+        where = outcome.last_words
+        yield _DEEP[part][1].found(f"{part} {outcome.ending}" + (f": {where}" if where not in outcome.ending else ""))
+
+
+def _all_right(device: str, cases: dict[str, Any]) -> Finding:
+    shares = {name: share for name, share in cases.items() if not isinstance(share, dict)}
+    lacking = [name for name in cases if name not in shares]
+    nearest = max(shares, key=lambda name: shares[name], default=None)
+    text = f"{device}: {', '.join(shares)}"
+    if nearest and shares[nearest]:
+        text += f"; nearest to its bound is {nearest} ({shares[nearest]:.0%})"
+    if lacking:
+        text += f"; it has no {', '.join(lacking)} ({cases[lacking[0]]['skip']})"
+    return passed(text)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,14 +15,74 @@ SHORT = 16
 def probe(arguments: dict) -> Iterator[dict]:
     import torch
 
+    yield {"mode": mode(torch)}
     torch.manual_seed(0)
     size = arguments["size"]
+    yield {"random": random_numbers(torch)}
     yield {"tensor": tensor(torch, size)}
     yield {"autograd": autograd(torch)}
     yield {"mse": mse(torch)}
     yield {"nan": nan(torch)}
     yield {"bf16": low_precision(torch, torch.bfloat16, 2.0**-8, size)}
     yield {"fp16": low_precision(torch, torch.float16, 2.0**-11, size)}
+
+
+def mode(torch: Any) -> dict:
+    """What a library, or code that runs before a user's, may have changed for the whole process."""
+    smallest, tiny = sys.float_info.min, torch.full((8,), 1e-40)
+    one, half = 1.0, sys.float_info.epsilon / 2
+    # To nearest, a tie goes to the even 1.0, and three quarters of the last digit go up.
+    rounded = (one + half == 1.0, one + 1.5 * half != 1.0, -one - half == -1.0, -one - 1.5 * half != -1.0)
+    flushed = smallest / 2 == 0.0 or not bool((tiny * 1.0 != 0).all())
+    return {
+        "flushed": flushed,
+        "flushing": flushing_libraries() if flushed else [],
+        "to_nearest": all(rounded),
+        "dtype": str(torch.get_default_dtype()),
+        "device": str(torch.empty(0).device),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "anomaly": torch.is_anomaly_enabled(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+LARGE = 200 * 2**20
+# orl $0x8040, n(%rsp) and ldmxcsr n(%rsp): the start code that -ffast-math links into a library sets FTZ and DAZ so.
+SETS_FTZ = re.compile(rb"\x81[\x0c\x4c]\x24.?\x40\x80\x00\x00\x0f\xae[\x14\x54]\x24", re.DOTALL)
+
+
+def flushing_libraries() -> list:
+    """Loaded libraries with the start code that makes x86 flush denormals; those too large to read are left out."""
+    try:
+        with open("/proc/self/maps") as maps:
+            paths = {line.split(None, 5)[5].strip() for line in maps if ".so" in line}
+    except OSError:
+        return []
+    found = []
+    for path in sorted(paths):
+        try:
+            if os.path.getsize(path) < LARGE:
+                with open(path, "rb") as file:
+                    found += [path] if SETS_FTZ.search(file.read()) else []
+        except OSError:
+            continue
+    return found
+
+
+def random_numbers(torch: Any) -> dict:
+    """The same seed gives the same numbers; other numbers follow; they are spread as they should be."""
+    torch.manual_seed(1)
+    first, second = torch.randn(4096), torch.randn(4096)
+    torch.manual_seed(1)
+    again = torch.randn(4096)
+    return {
+        "repeats": bool(torch.equal(first, again)),
+        "moves": not bool(torch.equal(first, second)),
+        # Means of n draws are off by 1/sqrt(n), variances by sqrt(2/n): six of that is never seen.
+        "mean": abs(float(first.mean())) * 64 / 6,
+        "variance": abs(float(first.var()) - 1) * 64 / math.sqrt(2) / 6,
+    }
 
 
 def tensor(torch: Any, size: int) -> dict:
@@ -59,19 +122,21 @@ def autograd(torch: Any) -> dict:
 
 
 def mse(torch: Any) -> dict:
-    """Fit of y = 3x by SGD: the loss is (w-3)^2 mean(x^2), and a step multiplies (w-3) by 1 - 2 lr mean(x^2)."""
+    """Fit of y = 3x by gradient descent: the loss is (w-3)^2 mean(x^2); a step multiplies (w-3) by 1 - 2 lr mean(x^2).
+
+    The step is written out: torch.optim imports all of torch.compile, which takes seconds.
+    """
     x = torch.linspace(-1, 1, 21, dtype=torch.float64)
     square = float((x * x).sum() / 21)
     w = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.SGD([w], lr=0.5)
     worst, steps = 0.0, 10
     for step in range(steps):
         loss = torch.nn.functional.mse_loss(w * x, 3 * x)
         expected = 9 * (1 - square) ** (2 * step) * square
         worst = max(worst, abs(loss.item() - expected) / expected)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        (gradient,) = torch.autograd.grad(loss, w)
+        with torch.no_grad():
+            w -= 0.5 * gradient
     expected = 3 - 3 * (1 - square) ** steps
     worst = max(worst, abs(w.item() - expected) / expected)
     return {"relative_error": worst, "steps": steps, "limit": 1e-12}

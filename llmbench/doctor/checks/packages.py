@@ -1,0 +1,632 @@
+"""The packages of the interpreter under test: what is installed, what torch requires, and how they get there."""
+
+from __future__ import annotations
+
+import configparser
+import glob
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from llmbench.doctor import system
+from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.model import Finding, passed, skipped
+from llmbench.doctor.requirements import Requirement, canonical, parse
+from llmbench.doctor.runner import Context
+
+COMPANIONS = (
+    "torchvision", "torchaudio", "triton", "transformers", "accelerate", "peft", "datasets", "tokenizers",
+    "safetensors", "huggingface_hub", "bitsandbytes", "deepspeed", "flash_attn", "xformers", "apex", "lightning",
+    "pytorch_lightning", "torchmetrics", "torchao", "torchdata", "torchtext", "timm", "diffusers", "sentence_transformers", "trl", "vllm",
+    "pandas", "scipy", "sklearn", "tensorboard", "wandb",
+)  # fmt: skip
+"""Modules that trainings import beside torch."""
+_TORCH_NEEDS = ("sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions")
+_OTHERS_TELL = ("nvidia-", "cuda-", "triton", "pytorch-triton", "intel-", "torch")
+"""Requirements of torch that have checks of their own."""
+
+_INSTALL = "<python> -m pip install"
+
+# --- python.packages
+
+UNREADABLE = fault(
+    "python.packages.unreadable",
+    "fail",
+    "The installed packages cannot be listed",
+    cause="a folder on the import path cannot be read, or holds something that Python cannot deal with",
+    fix="look into the folders that this prints: <python> -m site; or make the environment anew",
+)
+LEFTOVERS = fault(
+    "python.packages.leftovers",
+    "warn",
+    "pip left a half-removed package behind",
+    cause="an install or uninstall was interrupted: pip renames a package to ~ame while it removes it. "
+    "The package may be half there, and pip warns of an invalid distribution at each call",
+    fix="look at it, then remove it: rm -r <path>; and install that package again",
+    link="https://github.com/pypa/pip/issues/8648",
+)
+TWICE = fault(
+    "python.packages.twice",
+    "warn",
+    "A package is recorded in two versions",
+    cause="an upgrade was interrupted, or two installers (conda and pip, sudo pip) wrote over each "
+    "other: what asks for "
+    "the version gets one, what imports gets the files of the other",
+    fix="<python> -m pip uninstall -y <package>, until it is not installed; then <python> -m pip install <package>",
+)
+INCOMPLETE = fault(
+    "python.packages.metadata",
+    "warn",
+    "A package has no metadata",
+    cause="an install was interrupted: asking for the version of <package> gives None, at which transformers, "
+    "accelerate and pip fail",
+    fix=f"{_INSTALL} --force-reinstall --no-deps <package>",
+)
+DAMAGED = fault(
+    "python.packages.damaged",
+    "warn",
+    "Files of a package are missing or changed",
+    cause="an install was interrupted, or another package wrote over it: it fails when it is imported",
+    fix=f"{_INSTALL} --force-reinstall --no-deps <package>==<version>",
+)
+EDITABLE = fault(
+    "python.packages.editable",
+    "warn",
+    "The sources of an editable install are gone",
+    cause="<package> was installed with pip install -e from a folder that was moved or deleted: "
+    "pip lists it, but importing it fails",
+    fix="<python> -m pip uninstall -y <package>; or put its sources back",
+    link="https://pip.pypa.io/en/stable/topics/local-project-installs/",
+)
+CONDA = fault(
+    "python.packages.conda",
+    "warn",
+    "pip wrote over a package of conda",
+    cause="conda still counts on the version that it installed, and the next conda install can break or revert it",
+    fix="make a fresh conda environment, and install torch and its companions with pip alone in it",
+    link="https://www.anaconda.com/blog/using-pip-in-a-conda-environment",
+)
+_CONDA_NAMES = {"pytorch": "torch", "numpy-base": "numpy"}
+_SOUND = 0.5
+"""People edit a file here and there; below this share of files as recorded, it is no longer that package."""
+
+
+@check("python.packages", "The installed packages are whole", deadline=30, needs=("python.starts", "python.shadow"))
+def packages(context: Context) -> Iterator[Finding]:
+    """Keeps what is installed as fact ``packages``."""
+    watch = [*_TORCH_NEEDS, "torch", "numpy", *COMPANIONS]
+    outcome = context.probe("packages", {"watch": watch})
+    if "distributions" not in outcome.answer:
+        yield UNREADABLE.found(f"listing the packages {outcome.ending}")
+        return
+    found = outcome.answer
+    installed = _installed(found["distributions"])
+    context.facts["packages"] = {
+        "versions": {name: d["version"] for name, d in sorted(installed.items())},
+        "requirements": {name: d["requires"] for name, d in installed.items() if _is_watched(name)},
+        "folders": found["folders"],
+        "user_folder": found["user_folder"],
+        "modules": sorted(found["copies"]),
+        "copies": {module: paths for module, paths in found["copies"].items() if len(paths) > 1},
+        "numpy_1": found.get("numpy_1", []),
+        "extensions": found.get("extensions", {}),
+        "bitsandbytes": found.get("bitsandbytes", []),
+        "stale_bytecode": found.get("stale_bytecode"),
+    }
+    faults = [
+        *(
+            LEFTOVERS.found(f"{path} lies in the folder of packages", path=shlex.quote(path))
+            for path in found["leftovers"]
+        ),
+        *_twice(found["distributions"]),
+        *_damaged(installed),
+        *_conda(context, installed),
+    ]
+    yield from faults
+    if not faults:
+        yield passed(f"{len(installed)} packages in {', '.join(found['folders'])}")
+
+
+def _is_watched(name: str) -> bool:
+    module = name.replace("-", "_")
+    return module in COMPANIONS or module in _TORCH_NEEDS or name in ("torch", "numpy", "numba", "tensorflow", "keras")
+
+
+def _installed(distributions: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What is imported, by canonical name: the first on the path, and there the one whose files lie there."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for distribution in distributions:
+        name = canonical(distribution["name"])
+        other = chosen.setdefault(name, distribution)
+        if other["folder"] == distribution["folder"] and (distribution["intact"] or 0) > (other["intact"] or 0):
+            chosen[name] = distribution
+    return chosen
+
+
+def _twice(distributions: list[dict[str, Any]]) -> Iterator[Finding]:
+    versions: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for distribution in distributions:
+        versions.setdefault((distribution["folder"], canonical(distribution["name"])), []).append(distribution)
+    for (folder, name), several in versions.items():
+        if len(several) > 1 and name != "torch":
+            numbers = ", ".join(sorted(d["version"] for d in several))
+            real = _installed(several)[name]
+            files = f"; the files are those of {real['version']}" if real["intact"] else ""
+            yield TWICE.found(f"{folder} records {name} {numbers}{files}", package=name)
+
+
+def _damaged(installed: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+    for name, d in installed.items():
+        if name == "torch":
+            continue
+        path, values = os.path.join(d["folder"], d["entry"]), {"package": name, "version": d["version"]}
+        if not d["complete"]:
+            yield INCOMPLETE.found(f"{path} has no METADATA with name and version", **values)
+        elif d["source"] and not os.path.isdir(d["source"]):
+            yield EDITABLE.found(
+                f"{name} {d['version']} is imported from {d['source']}, which does not exist", **values
+            )
+        elif d["intact"] is not None and d["intact"] < _SOUND:
+            share = f"{1 - d['intact']:.0%} of the files looked at are missing or of another size"
+            yield DAMAGED.found(f"{name} {d['version']}: {share} ({path}/RECORD)", **values)
+
+
+def _conda(context: Context, installed: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+    folder = os.path.join(context.facts["python"]["prefix"], "conda-meta")
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.json"))):
+        parts = os.path.basename(path).removesuffix(".json").rsplit("-", 2)
+        name = _CONDA_NAMES.get(parts[0], canonical(parts[0]))
+        d = installed.get(name)
+        if len(parts) == 3 and d and d["installer"] != "conda" and d["version"].partition("+")[0] != parts[1]:
+            told = (
+                f"conda installed {parts[0]} {parts[1]}, {d['installer'] or 'another installer'} {name} {d['version']}"
+            )
+            yield CONDA.found(f"{told} over it ({path})")
+
+
+# --- python.requirements
+
+MISSING = fault(
+    "python.requirements.missing",
+    "fail",
+    "A package that torch requires is missing",
+    cause="torch was installed with --no-deps, or <package> was removed: what needs it, such as torch.compile, "
+    "optimizers or checkpoints, fails",
+    fix=f"{_INSTALL} '<requirement>'",
+)
+UNSUITABLE = fault(
+    "python.requirements.version",
+    "fail",
+    "A package that torch requires is of an unsuitable version",
+    cause="another package, or hand, installed <package> <version>, which this torch cannot use: "
+    "torch fails when it is imported or when it first uses it",
+    fix=f"{_INSTALL} '<requirement>'",
+)
+_ONLY_TO_BUILD = ("setuptools",)
+
+
+@check("python.requirements", "torch has what it requires", needs=("python.packages",))
+def requirements(context: Context) -> Iterator[Finding]:
+    """Compares what torch's metadata requires, and what that requires, with the versions installed."""
+    found = context.facts["packages"]
+    if "torch" not in found["versions"]:
+        yield skipped("torch is not installed, or has no metadata")
+        return
+    faults, count = [], 0
+    for owner in ("torch", *(name for name in found["requirements"] if name.replace("-", "_") in _TORCH_NEEDS)):
+        for requirement in required(context, owner):
+            if requirement.name.startswith(_OTHERS_TELL):
+                continue
+            count += 1
+            unmet = _unmet(context, owner, requirement)
+            if unmet:
+                faults.append(unmet)
+    yield from faults
+    if not faults:
+        yield passed(f"{count} requirements of torch {found['versions']['torch']} are met")
+
+
+def required(context: Context, owner: str, extra: str = "") -> list[Requirement]:
+    """What the metadata of an installed package asks for on this interpreter."""
+    python = context.facts["python"]
+    environment = {
+        "python_version": ".".join(python["version"].split(".")[:2]),
+        "python_full_version": python["version"],
+        "implementation_name": python["implementation"].lower(),
+        "implementation_version": python["version"],
+        "platform_python_implementation": python["implementation"],
+        "platform_machine": python["machine"],
+        "platform_system": "Linux",
+        "sys_platform": "linux",
+        "os_name": "posix",
+    }
+    lines = context.facts["packages"]["requirements"].get(owner, [])
+    parsed = [requirement for line in lines if (requirement := parse(line))]
+    return [requirement for requirement in parsed if requirement.applies(environment, extra)]
+
+
+def _unmet(context: Context, owner: str, requirement: Requirement) -> Finding | None:
+    name, found = requirement.name, context.facts["packages"]
+    version = found["versions"].get(name)
+    verdict = "warn" if name in _ONLY_TO_BUILD else None
+    of = f"{owner} {found['versions'][owner]} requires {requirement.text}"
+    values = {"package": name, "requirement": requirement.text, "version": version}
+    module = name.replace("-", "_")
+    hollow = version is not None and module in _TORCH_NEEDS and module not in found["modules"]
+    if hollow:
+        return MISSING.found(f"{of}; the files of {name} {version} are missing", verdict=verdict, **values)
+    if version is None and module in found["modules"]:
+        return None  # copied there without metadata: of whatever version
+    if version is None:
+        return MISSING.found(f"{of}, which is not installed", verdict=verdict, **values)
+    if not requirement.allows(version):
+        return UNSUITABLE.found(f"{of}, but {name} {version} is installed", verdict=verdict, **values)
+    return None
+
+
+# --- python.path
+
+FOREIGN = fault(
+    "python.path.foreign",
+    "warn",
+    "Another Python's packages are on the import path",
+    cause="compiled modules of Python <other> cannot be imported by Python <version>: "
+    "'cannot import name ... from partially initialized module', 'No module named ..._multiarray_umath'",
+    fix="unset PYTHONPATH, or take that folder out of it (modules and profile scripts set it too)",
+    link="https://docs.python.org/3/using/cmdline.html#envvar-PYTHONPATH",
+)
+USER_SITE = fault(
+    "python.path.user",
+    "warn",
+    "Packages in the home folder hide those of the environment",
+    cause="pip install --user once put them into the user site (~/.local), which comes before the environment's own "
+    "packages: another version is imported than was installed here",
+    fix="export PYTHONNOUSERSITE=1; or remove them: mv <folder> <folder>.off",
+    link="https://github.com/conda-forge/python-feedstock/issues/171",
+    script="export PYTHONNOUSERSITE=1",
+)
+OTHER_COPY = fault(
+    "python.path.copy",
+    "warn",
+    "A copy elsewhere hides an installed package",
+    cause="the folder comes first on the import path (working folder or PYTHONPATH): "
+    "another copy is imported than pip installed, lists and upgrades",
+    fix="unset PYTHONPATH, or work in another folder than <folder>; or uninstall the other copy",
+)
+_DEBIAN = "/usr/lib/python3/dist-packages"
+
+
+@check("python.path", "Each package comes from one place", needs=("python.packages",), follows=("python.shadow",))
+def path(context: Context) -> Iterator[Finding]:
+    python, found = context.facts["python"], context.facts["packages"]
+    current = ".".join(python["version"].split(".")[:2])
+    count = 0
+    for folder in found["folders"]:
+        other = re.search(r"/python(\d+\.\d+)/(?:site|dist)-packages", folder)
+        if other and other[1] != current:
+            count += 1
+            where = "PYTHONPATH" if folder in context.environ.get("PYTHONPATH", "").split(":") else "a .pth file"
+            evidence = f"{folder} is on the import path of Python {current} (by {where})"
+            yield FOREIGN.found(evidence, other=other[1], version=current)
+    user = found["user_folder"]
+    for first, modules in _hidden_modules(found["copies"], python["working_folder"]).items():
+        count += 1
+        kind = USER_SITE if user and first == os.path.realpath(user) else OTHER_COPY
+        module, hidden = modules[0]
+        more = f" (and {len(modules) - 1} more: {', '.join(name for name, _ in modules[1:])})" if modules[1:] else ""
+        evidence = f"{os.path.join(first, module)} is imported instead of {hidden}{more}"
+        where = "the user site " if kind is USER_SITE else ""
+        yield kind.found(f"{where}{evidence}", folder=shlex.quote(first))
+    if not count:
+        yield passed(f"no package of {len(found['modules'])} looked at has two copies on the import path")
+
+
+def _hidden_modules(copies: Mapping[str, list[str]], here: str | None) -> dict[str, list[tuple[str, str]]]:
+    """By the folder that comes first: modules, and the copies of them that it hides."""
+    hidden: dict[str, list[tuple[str, str]]] = {}
+    for module, paths in copies.items():
+        folder = os.path.dirname(paths[0])
+        # Debian's own packages are there for Debian's programs. A torch.py here has been told of.
+        told = module in ("torch", "numpy") and here is not None and folder == os.path.realpath(here)
+        if not told and os.path.dirname(paths[1]) != _DEBIAN:
+            hidden.setdefault(folder, []).append((module, paths[1]))
+    return hidden
+
+
+# --- python.environment
+
+UPGRADED = fault(
+    "python.environment.upgraded",
+    "fail",
+    "The environment's packages are those of another Python version",
+    cause="its Python was upgraded (or python3 now means another version): packages that were installed for <old> "
+    "are not seen by <new>",
+    fix="<python> -m venv --clear <prefix>, and install the packages again; or run python<old>",
+    link="https://docs.python.org/3/library/venv.html",
+)
+ACTIVE = fault(
+    "python.environment.active",
+    "fail",
+    "torch is in the activated environment, not in this one",
+    cause="llmbench runs in an environment of its own, and looked at that one",
+    fix="llmbench doctor --python <active>/bin/python",
+)
+MOVED = fault(
+    "python.environment.moved",
+    "warn",
+    "The environment was moved or copied",
+    cause="its scripts (pip, torchrun, accelerate) still start the Python of the old place: they fail with "
+    "'bad interpreter', or work on another environment",
+    fix="make it anew in its place; until then start them through Python: <python> -m pip, <python> "
+    "-m torch.distributed.run",
+    link="https://docs.python.org/3/library/venv.html#how-venvs-work",
+)
+_SCRIPTS = ("pip", "torchrun", "accelerate")
+
+
+@check("python.environment", "The environment belongs to this interpreter", needs=("python.starts",))
+def environment(context: Context) -> Iterator[Finding]:
+    python = context.facts["python"]
+    prefix, current = python["prefix"], ".".join(python["version"].split(".")[:2])
+    faults = [] if python["torch"] else [*_torch_elsewhere(context, prefix, current)]
+    isolated = python["virtual_environment"] or os.path.isdir(os.path.join(prefix, "conda-meta"))
+    for name in _SCRIPTS if isolated else ():
+        starts = _interpreter_of(os.path.join(prefix, "bin", name))
+        if starts and os.path.realpath(os.path.dirname(starts)) != os.path.realpath(os.path.join(prefix, "bin")):
+            state = "of another environment" if os.path.exists(starts) else "which does not exist"
+            faults.append(MOVED.found(f"{prefix}/bin/{name} starts {starts}, {state}"))
+            break
+    yield from faults
+    if not faults:
+        yield passed(prefix)
+
+
+def _torch_elsewhere(context: Context, prefix: str, current: str) -> Iterator[Finding]:
+    for path in _torches(prefix):
+        other = re.search(r"/python(\d+\.\d+)/", path)
+        if other and other[1] != current:
+            evidence = f"torch is installed for Python {other[1]} ({path}), but this is Python {current}"
+            yield UPGRADED.found(evidence, old=other[1], new=current, prefix=shlex.quote(prefix))
+            return
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        active = context.environ.get(name)
+        if active and context.python == sys.executable and os.path.realpath(active) != os.path.realpath(prefix):
+            for path in _torches(active):
+                evidence = (
+                    f"no torch in {prefix}, but in {path}, of the environment that is activated ({name}={active})"
+                )
+                yield ACTIVE.found(evidence, active=shlex.quote(active))
+                return
+
+
+def _torches(prefix: str) -> list[str]:
+    return sorted(glob.glob(f"{glob.escape(prefix)}/lib/python3*/*-packages/torch"))
+
+
+def _interpreter_of(script: str) -> str | None:
+    """What a script's first lines start; None if there is no such script, or it looks for its Python elsewhere."""
+    try:
+        with open(script, encoding="utf-8", errors="replace") as file:
+            lines = [file.readline(), file.readline()]
+    except OSError:
+        return None
+    # A path that is too long for the system is started by way of the shell.
+    match = re.match(r"#!\s*(/\S*python\S*)\s*$", lines[0]) or re.match(
+        r"'''exec'\s+\"?(/[^\"\n]*?python[^\"\s]*)", lines[1]
+    )
+    return match[1] if match else None
+
+
+# --- python.pip
+
+PIP_CONFIG = fault(
+    "python.pip.config",
+    "warn",
+    "pip's configuration cannot be read",
+    cause="pip ends with an error at every call, so nothing can be installed",
+    fix="mend or remove <file>",
+    link="https://pip.pypa.io/en/stable/topics/configuration/",
+)
+PIP_ELSEWHERE = fault(
+    "python.pip.elsewhere",
+    "warn",
+    "pip is told to install elsewhere",
+    cause="pip puts packages where this environment does not look first: what you install is not what is imported",
+    fix="<undo>",
+    link="https://pip.pypa.io/en/stable/topics/configuration/",
+)
+PIP_INDEX = fault(
+    "python.pip.index",
+    "warn",
+    "pip has no index to install from",
+    cause="pip finds no package at all: 'No matching distribution found for torch'",
+    fix="<undo>",
+    link="https://pip.pypa.io/en/stable/cli/pip_install/",
+)
+PIP_CPU = fault(
+    "python.pip.cpu",
+    "warn",
+    "pip takes torch from the index of CPU builds, on a machine with a GPU",
+    cause="every install or upgrade of torch brings a build without CUDA",
+    fix="<undo>",
+    link="https://pytorch.org/get-started/locally/",
+)
+PIP_CONSTRAINT = fault(
+    "python.pip.constraint",
+    "warn",
+    "pip's constraints file is gone",
+    cause="pip ends with an error at every install",
+    fix="<undo>",
+    link="https://pip.pypa.io/en/stable/user_guide/#constraints-files",
+)
+PIP_MANAGED = fault(
+    "python.pip.managed",
+    "warn",
+    "This Python belongs to the system: pip refuses to install torch",
+    cause="the distribution marks its Python as externally managed (PEP 668)",
+    fix="<python> -m venv ~/torch && ~/torch/bin/python -m pip install torch; then: "
+    "llmbench doctor --python ~/torch/bin/python",
+    link="https://peps.python.org/pep-0668/",
+)
+
+
+@check("python.pip", "pip can install packages", needs=("python.starts",))
+def pip(context: Context) -> Iterator[Finding]:
+    python = context.facts["python"]
+    settings, broken = _pip_settings(context)
+    faults = [*broken, *_pip_faults(context, settings)]
+    if python["managed"] and not python["virtual_environment"] and not python["torch"]:
+        faults.append(PIP_MANAGED.found(f"{python['prefix']}: EXTERNALLY-MANAGED beside its standard library"))
+    yield from faults
+    if faults:
+        return
+    index = f"; index {_place(settings['index-url'][1])}" if "index-url" in settings else ""
+    if python["pip"]:
+        yield passed(f"pip is there{index}")
+    else:
+        # Many environments are made by other installers and never need it.
+        yield skipped(f"no pip in this environment; where a fix needs it: {context.python} -m ensurepip")
+
+
+Settings = dict[str, tuple[str, str]]
+"""By name as on pip's command line: where it is set, and the value."""
+
+
+def _pip_settings(context: Context) -> tuple[Settings, list[Finding]]:
+    """As pip reads them: files of the system, the user and the environment, then variables."""
+    home = context.environ.get("HOME", "")
+    configuration = context.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
+    prefix = context.facts["python"]["prefix"]
+    users = [os.path.join(home, ".pip", "pip.conf"), os.path.join(configuration, "pip", "pip.conf")]
+    files = ["/etc/xdg/pip/pip.conf", "/etc/pip.conf", *users, os.path.join(prefix, "pip.conf")]
+    files.append(context.environ.get("PIP_CONFIG_FILE", ""))
+    settings: Settings = {}
+    broken = []
+    for path in files:
+        text = system.read(path) if path and os.path.isfile(path) else None
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read_string(text or "")
+        except configparser.Error as error:
+            # The message quotes the file, which may hold a password.
+            evidence = f"{path} is no valid configuration: {type(error).__name__}, line {getattr(error, 'lineno', '?')}"
+            broken.append(PIP_CONFIG.found(evidence, file=path))
+            continue
+        for section in [name for name in ("global", "install") if parser.has_section(name)]:
+            settings.update({key.replace("_", "-"): (path, value.strip()) for key, value in parser.items(section)})
+    for name, value in context.environ.items():
+        if name.startswith("PIP_") and value:
+            settings[name[4:].lower().replace("_", "-")] = (name, value)
+    return settings, broken
+
+
+def _pip_faults(context: Context, settings: Settings) -> Iterator[Finding]:
+    for name in ("target", "prefix", "root", "user"):
+        if name in settings and settings[name][1].lower() not in ("0", "false", "no", "off"):
+            where, value = settings[name]
+            yield PIP_ELSEWHERE.found(f"{where} sets pip's --{name} to {value}", undo=_undo(where, name))
+    for name in ("constraint", "requirement"):
+        where, value = settings.get(name, ("", ""))
+        gone = [file for file in value.split() if file.startswith("/") and not os.path.exists(file)]
+        if gone:
+            yield PIP_CONSTRAINT.found(f"{where} names {gone[0]}, which does not exist", undo=_undo(where, name))
+    links = settings.get("find-links", ("", ""))[1].split()
+    if settings.get("no-index", ("", "0"))[1].lower() in ("1", "true", "yes", "on"):
+        if not any(_exists(link) for link in links):
+            where = settings["no-index"][0]
+            found = f"find-links is {_place(links[0])}, which does not exist" if links else "there is no find-links"
+            yield PIP_INDEX.found(f"{where} sets --no-index, and {found}", undo=_undo(where, "no-index"))
+        return
+    where, value = settings.get("index-url", ("", ""))
+    if value and not _exists(value):
+        evidence = f"{where} sets index-url to {_place(value)}, which is no index or does not exist"
+        yield PIP_INDEX.found(evidence, undo=_undo(where, "index-url"))
+    for name in ("index-url", "extra-index-url"):
+        where, value = settings.get(name, ("", ""))
+        if re.search(r"/whl/(?:[a-z]+/)?cpu\b", value) and system.nvidia_devices():
+            evidence = f"{where} sets {name} to {_place(value)}, and there is {system.nvidia_devices()[0]}"
+            yield PIP_CPU.found(evidence, undo=_undo(where, name))
+
+
+def _exists(url: str) -> bool:
+    """Whether an index may be there: the network is not asked, but a folder must exist."""
+    parts = urlsplit(url)
+    if parts.scheme in ("", "file"):
+        return os.path.exists(unquote(parts.path))
+    return bool(parts.hostname) and parts.scheme in ("http", "https")
+
+
+def _place(url: str) -> str:
+    """A URL without what may be secret in it."""
+    parts = urlsplit(url.split()[0])
+    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}" if parts.scheme else parts.path
+
+
+def _undo(where: str, name: str) -> str:
+    return f"unset {where}" if where.startswith("PIP_") else f"take {name} out of {where}"
+
+
+# --- python.certificates
+
+CERTIFICATES_GONE = fault(
+    "python.certificates.gone",
+    "warn",
+    "A variable names a certificate bundle that does not exist",
+    cause="every download over HTTPS fails (pip, model hubs, data sets): 'Could not find a suitable TLS CA certificate "
+    "bundle', or CERTIFICATE_VERIFY_FAILED",
+    fix="unset <name>",
+    link="https://requests.readthedocs.io/en/latest/user/advanced/#ssl-cert-verification",
+    script="unset <name>",
+)
+CERTIFICATES_EMPTY = fault(
+    "python.certificates.empty",
+    "warn",
+    "A variable names a file that holds no certificates",
+    cause="every download over HTTPS fails: no certificate can be verified",
+    fix="unset <name>, or give it the path of a bundle such as /etc/ssl/certs/ca-certificates.crt",
+    link="https://requests.readthedocs.io/en/latest/user/advanced/#ssl-cert-verification",
+)
+_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "SSL_CERT_DIR", "AWS_CA_BUNDLE")
+
+
+@check("python.certificates", "Variables for certificates lead to some", deadline=5)
+def certificates(context: Context) -> Iterator[Finding]:
+    named = {name: context.environ[name] for name in _BUNDLES if context.environ.get(name)}
+    faults = []
+    for name, value in named.items():
+        if not os.path.exists(value):
+            faults.append(CERTIFICATES_GONE.found(f"{name}={value} does not exist", name=name))
+        elif os.path.isfile(value) and "-----BEGIN" not in (system.read(value) or "-----BEGIN"):
+            faults.append(CERTIFICATES_EMPTY.found(f"{name}={value} holds no certificate", name=name))
+    yield from faults
+    if not faults:
+        yield passed(f"{', '.join(named)} name what is there" if named else "the system's certificates are used")
+
+
+# --- python.bytecode
+
+BYTECODE = fault(
+    "python.bytecode.missing",
+    "warn",
+    "torch is compiled to byte code at every start",
+    cause="its byte code is missing or stale and cannot be kept (PYTHONDONTWRITEBYTECODE, or a read-only folder): each "
+    "process, and each DataLoader worker that is spawned, takes many seconds longer to import torch",
+    fix="once, as a user who may write there: <python> -m compileall -q <folder>",
+    link="https://docs.python.org/3/library/compileall.html",
+)
+
+
+@check("python.bytecode", "torch's byte code is kept", needs=("python.packages",))
+def bytecode(context: Context) -> Iterator[Finding]:
+    stale = context.facts["packages"]["stale_bytecode"]
+    if stale is None:
+        yield passed("torch's byte code is there, or will be written")
+        return
+    reason = (
+        "PYTHONDONTWRITEBYTECODE" if context.environ.get("PYTHONDONTWRITEBYTECODE") else "a folder without write access"
+    )
+    yield BYTECODE.found(f"{stale} ({reason})", folder=shlex.quote(stale.partition("/torch/")[0] + "/torch"))

@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 Version = tuple[tuple[int, ...], int]
 """Release without trailing zeros, number of the post-release."""
@@ -131,7 +132,7 @@ def _marker(node: ast.expr, environment: Mapping[str, str]) -> bool:
     raise ValueError(f"no marker: {ast.dump(node)}")
 
 
-_OPERATORS: dict[type[ast.cmpop], Callable[[object, object], bool]] = {
+_OPERATORS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,

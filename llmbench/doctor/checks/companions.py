@@ -153,7 +153,7 @@ def _judge(context: Context, name: str, requirement: Requirement) -> Iterator[Fi
     found = context.facts["packages"]
     here = found["versions"].get(requirement.name)
     of = f"{name} {found['versions'][name]} requires {requirement.text}"
-    values = {"package": name, "name": requirement.name, "requirement": requirement.text}
+    values: dict[str, Any] = {"package": name, "name": requirement.name, "requirement": requirement.text}
     if requirement.name == "torch" and (requirement.exact or here is None):
         return  # told by another finding
     if here is None:
@@ -335,7 +335,11 @@ def load(context: Context) -> Iterator[Finding]:
 def _judge_loading(context: Context, name: str, outcome: Outcome) -> Finding:
     found = context.facts["packages"]["versions"]
     what = f"{name} {found.get(name.replace('_', '-').lower(), '')}".strip()
-    values = {"package": name, "module": name.replace("-", "_"), "index": _index(found.get("torch", ""))}
+    values: dict[str, Any] = {
+        "package": name,
+        "module": name.replace("-", "_"),
+        "index": _index(found.get("torch", "")),
+    }
     libraries: dict[str, dict[str, Any]] = outcome.answer.get("libraries", {})
     for path, told in libraries.items():
         finding = _judge_library(f"{what} does not load", path, told, outcome.noise, values)
@@ -371,7 +375,7 @@ def _judge_library(
 def _built_for(what: str) -> str:
     named = re.search(r"torch(\d+\.\d+)", what)
     abi = re.search(r"cxx11abi(TRUE|FALSE)", what, re.IGNORECASE)
-    said = [f"torch{named[1]}"] * bool(named) + [f"cxx11abi{abi[1]}"] * bool(abi) if named or abi else []
+    said = ([f"torch{named[1]}"] if named else []) + ([f"cxx11abi{abi[1]}"] if abi else [])
     return f"; its version says that it was built for {' '.join(said)}" if said else ""
 
 

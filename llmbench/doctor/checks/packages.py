@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from llmbench.doctor import system
@@ -21,8 +21,8 @@ from llmbench.doctor.runner import Context
 COMPANIONS = (
     "torchvision", "torchaudio", "triton", "transformers", "accelerate", "peft", "datasets", "tokenizers",
     "safetensors", "huggingface_hub", "bitsandbytes", "deepspeed", "flash_attn", "xformers", "apex", "lightning",
-    "pytorch_lightning", "torchmetrics", "torchao", "torchdata", "torchtext", "timm", "diffusers", "sentence_transformers", "trl", "vllm",
-    "pandas", "scipy", "sklearn", "tensorboard", "wandb",
+    "pytorch_lightning", "torchmetrics", "torchao", "torchdata", "torchtext", "timm", "diffusers",
+    "sentence_transformers", "trl", "vllm", "pandas", "scipy", "sklearn", "tensorboard", "wandb",
 )  # fmt: skip
 """Modules that trainings import beside torch."""
 _TORCH_NEEDS = ("sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions")
@@ -252,9 +252,9 @@ def required(context: Context, owner: str, extra: str = "") -> list[Requirement]
 def _unmet(context: Context, owner: str, requirement: Requirement) -> Finding | None:
     name, found = requirement.name, context.facts["packages"]
     version = found["versions"].get(name)
-    verdict = "warn" if name in _ONLY_TO_BUILD else None
+    verdict: Literal["warn"] | None = "warn" if name in _ONLY_TO_BUILD else None
     of = f"{owner} {found['versions'][owner]} requires {requirement.text}"
-    values = {"package": name, "requirement": requirement.text, "version": version}
+    values: dict[str, Any] = {"package": name, "requirement": requirement.text, "version": version}
     module = name.replace("-", "_")
     hollow = version is not None and module in _TORCH_NEEDS and module not in found["modules"]
     if hollow:

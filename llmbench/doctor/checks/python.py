@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from llmbench.doctor.checks.registry import check, fault
 from llmbench.doctor.model import Finding, passed, skipped
@@ -419,10 +420,10 @@ _TORCH_USES = frozenset(
     configparser contextlib contextvars copy copyreg csv ctypes dataclasses datetime decimal difflib dis distutils email
     enum fcntl fnmatch fractions functools getopt getpass gettext glob grp gzip hashlib heapq hmac html http importlib
     inspect ipaddress json keyword linecache locale logging lzma math mmap multiprocessing numbers opcode operator
-    pathlib pickle pickletools pkgutil platform pprint profile pstats pyexpat queue quopri random re reprlib secrets select
-    selectors shlex shutil signal socket ssl statistics string struct subprocess sysconfig tarfile tempfile termios
-    textwrap threading timeit token tokenize traceback types typing unicodedata unittest urllib uuid warnings weakref
-    xml zipfile zlib""".split()  # noqa: SIM905
+    pathlib pickle pickletools pkgutil platform pprint profile pstats pyexpat queue quopri random re reprlib secrets
+    select selectors shlex shutil signal socket ssl statistics string struct subprocess sysconfig tarfile tempfile
+    termios textwrap threading timeit token tokenize traceback types typing unicodedata unittest urllib uuid warnings
+    weakref xml zipfile zlib""".split()  # noqa: SIM905
 )
 _CANNOT_BE_HIDDEN = frozenset(
     """abc antigravity atexit builtins codecs encodings errno faulthandler gc genericpath idlelib io itertools lib2to3
@@ -457,7 +458,7 @@ def shadow(context: Context) -> Iterator[Finding]:
 
 def _hides(folder: str, entry: str, module: str) -> Finding | None:
     path = os.path.join(folder, entry)
-    values = {"entry": entry, "module": module, "path": shlex.quote(path), "folder": folder}
+    values: dict[str, Any] = {"entry": entry, "module": module, "path": shlex.quote(path), "folder": folder}
     if module in ("torch", "numpy"):
         if not os.path.isdir(path):
             return HIDES_TORCH.found(f"{path} shadows the installed {module}", **values)

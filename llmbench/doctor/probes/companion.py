@@ -25,8 +25,8 @@ def load(path: str) -> dict:
     if child == 0:
         try:
             ctypes.CDLL(path)
-        except OSError as error:
-            os.write(writing, str(error).encode("utf-8", "replace")[:4096])
+        except OSError as failed:
+            os.write(writing, str(failed).encode("utf-8", "replace")[:4096])
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:

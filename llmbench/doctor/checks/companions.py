@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from llmbench.doctor.checks.packages import COMPANIONS, required
+from llmbench.doctor.checks.packages import COMPANIONS, TORCH_NEEDS, required
 from llmbench.doctor.checks.registry import check, fault
 from llmbench.doctor.model import Finding, passed
 from llmbench.doctor.process import Outcome
@@ -83,7 +83,8 @@ _MATCHED = ("torchvision", "torchaudio", "torchtext", "xformers", "fbgemm-gpu", 
 _CHECKED_AT_IMPORT = {
     "transformers": ("tokenizers", "huggingface-hub", "safetensors", "numpy", "packaging", "filelock")
 }
-_EXTRAS = {"transformers": "torch", "diffusers": "torch", "safetensors": "torch"}
+_EXTRAS = {"transformers": "torch"}
+"""The extra in whose requirements a package that can do without torch says which torch it takes."""
 _SAME_FOLDER = (
     (
         "triton",
@@ -98,7 +99,7 @@ _SAME_FOLDER = (
 )
 
 
-@check("companions.versions", "Packages beside torch fit to it", needs=("python.packages",))
+@check("companions.versions", "Packages beside torch fit to it", needs=("python.packages",), follows=("python.path",))
 def versions(context: Context) -> Iterator[Finding]:
     """What their metadata requires, and for which torch and CUDA their versions say that they were built."""
     installed = context.facts["packages"]["versions"]
@@ -154,7 +155,7 @@ def _judge(context: Context, name: str, requirement: Requirement) -> Iterator[Fi
     here = found["versions"].get(requirement.name)
     of = f"{name} {found['versions'][name]} requires {requirement.text}"
     values: dict[str, Any] = {"package": name, "name": requirement.name, "requirement": requirement.text}
-    if requirement.name == "torch" and (requirement.exact or here is None):
+    if (requirement.name == "torch" and (requirement.exact or here is None)) or requirement.name in TORCH_NEEDS:
         return  # told by another finding
     if here is None:
         if requirement.name.replace("-", "_") not in found["modules"]:
@@ -242,7 +243,7 @@ def numpy(context: Context) -> Iterator[Finding]:
         yield passed(f"numpy {here}: what was built for NumPy 1 or 2 works" if here else "numpy is not installed")
         return
     for name in found["numpy_1"]:
-        what = f"{name} {found['versions'].get(name.lower(), '')}".strip()
+        what = f"{name} {found['versions'].get(name, '')}".strip()
         evidence = f"{what} was built for NumPy 1.x, but NumPy {here} is installed (its modules only know numpy.core)"
         yield NUMPY_ABI.found(evidence, package=name)
     if not found["numpy_1"]:
@@ -334,7 +335,7 @@ def load(context: Context) -> Iterator[Finding]:
 
 def _judge_loading(context: Context, name: str, outcome: Outcome) -> Finding:
     found = context.facts["packages"]["versions"]
-    what = f"{name} {found.get(name.replace('_', '-').lower(), '')}".strip()
+    what = f"{name} {found.get(name, '')}".strip()
     values: dict[str, Any] = {
         "package": name,
         "module": name.replace("-", "_"),

@@ -25,7 +25,9 @@ COMPANIONS = (
     "sentence_transformers", "trl", "vllm", "pandas", "scipy", "sklearn", "tensorboard", "wandb",
 )  # fmt: skip
 """Modules that trainings import beside torch."""
-_TORCH_NEEDS = ("sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions")
+_NEEDED_MODULES = ("sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions")
+TORCH_NEEDS = tuple(module.replace("_", "-") for module in _NEEDED_MODULES)
+"""What torch requires, and that again."""
 _OTHERS_TELL = ("nvidia-", "cuda-", "triton", "pytorch-triton", "intel-", "torch")
 """Requirements of torch that have checks of their own."""
 
@@ -98,7 +100,7 @@ _SOUND = 0.5
 @check("python.packages", "The installed packages are whole", deadline=30, needs=("python.starts", "python.shadow"))
 def packages(context: Context) -> Iterator[Finding]:
     """Keeps what is installed as fact ``packages``."""
-    watch = [*_TORCH_NEEDS, "torch", "numpy", *COMPANIONS]
+    watch = [*_NEEDED_MODULES, "torch", "numpy", *COMPANIONS]
     outcome = context.probe("packages", {"watch": watch})
     if "distributions" not in outcome.answer:
         yield UNREADABLE.found(f"listing the packages {outcome.ending}")
@@ -111,9 +113,10 @@ def packages(context: Context) -> Iterator[Finding]:
         "folders": found["folders"],
         "user_folder": found["user_folder"],
         "modules": sorted(found["copies"]),
+        "by_folder": _by_folder(found["distributions"]),
         "copies": {module: paths for module, paths in found["copies"].items() if len(paths) > 1},
-        "numpy_1": found.get("numpy_1", []),
-        "extensions": found.get("extensions", {}),
+        "numpy_1": [canonical(name) for name in found.get("numpy_1", [])],
+        "extensions": {canonical(name): files for name, files in found.get("extensions", {}).items()},
         "bitsandbytes": found.get("bitsandbytes", []),
         "stale_bytecode": found.get("stale_bytecode"),
     }
@@ -133,7 +136,9 @@ def packages(context: Context) -> Iterator[Finding]:
 
 def _is_watched(name: str) -> bool:
     module = name.replace("-", "_")
-    return module in COMPANIONS or module in _TORCH_NEEDS or name in ("torch", "numpy", "numba", "tensorflow", "keras")
+    return (
+        module in COMPANIONS or module in _NEEDED_MODULES or name in ("torch", "numpy", "numba", "tensorflow", "keras")
+    )
 
 
 def _installed(distributions: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -145,6 +150,14 @@ def _installed(distributions: list[dict[str, Any]]) -> dict[str, dict[str, Any]]
         if other["folder"] == distribution["folder"] and (distribution["intact"] or 0) > (other["intact"] or 0):
             chosen[name] = distribution
     return chosen
+
+
+def _by_folder(distributions: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """Versions by package and folder, of what lies in more than one folder."""
+    folders: dict[str, dict[str, str]] = {}
+    for d in distributions:
+        folders.setdefault(canonical(d["name"]), {})[os.path.realpath(d["folder"])] = d["version"]
+    return {name: versions for name, versions in folders.items() if len(versions) > 1}
 
 
 def _twice(distributions: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -217,7 +230,7 @@ def requirements(context: Context) -> Iterator[Finding]:
         yield skipped("torch is not installed, or has no metadata")
         return
     faults, count = [], 0
-    for owner in ("torch", *(name for name in found["requirements"] if name.replace("-", "_") in _TORCH_NEEDS)):
+    for owner in ("torch", *(name for name in found["requirements"] if name.replace("-", "_") in _NEEDED_MODULES)):
         for requirement in required(context, owner):
             if requirement.name.startswith(_OTHERS_TELL):
                 continue
@@ -256,7 +269,7 @@ def _unmet(context: Context, owner: str, requirement: Requirement) -> Finding | 
     of = f"{owner} {found['versions'][owner]} requires {requirement.text}"
     values: dict[str, Any] = {"package": name, "requirement": requirement.text, "version": version}
     module = name.replace("-", "_")
-    hollow = version is not None and module in _TORCH_NEEDS and module not in found["modules"]
+    hollow = version is not None and module in _NEEDED_MODULES and module not in found["modules"]
     if hollow:
         return MISSING.found(f"{of}; the files of {name} {version} are missing", verdict=verdict, **values)
     if version is None and module in found["modules"]:
@@ -298,6 +311,7 @@ OTHER_COPY = fault(
     fix="unset PYTHONPATH, or work in another folder than <folder>; or uninstall the other copy",
 )
 _DEBIAN = "/usr/lib/python3/dist-packages"
+"""What lies there is for the distribution's own programs; it is normal to have newer packages before it."""
 
 
 @check("python.path", "Each package comes from one place", needs=("python.packages",), follows=("python.shadow",))
@@ -312,28 +326,40 @@ def path(context: Context) -> Iterator[Finding]:
             where = "PYTHONPATH" if folder in context.environ.get("PYTHONPATH", "").split(":") else "a .pth file"
             evidence = f"{folder} is on the import path of Python {current} (by {where})"
             yield FOREIGN.found(evidence, other=other[1], version=current)
-    user = found["user_folder"]
-    for first, modules in _hidden_modules(found["copies"], python["working_folder"]).items():
+    homes = [os.path.realpath(folder) for folder in (found["user_folder"], _local(context)) if folder]
+    for first, modules in _hidden_modules(found["copies"], python["prefix"], python["working_folder"]).items():
         count += 1
-        kind = USER_SITE if user and first == os.path.realpath(user) else OTHER_COPY
-        module, hidden = modules[0]
-        more = f" (and {len(modules) - 1} more: {', '.join(name for name, _ in modules[1:])})" if modules[1:] else ""
-        evidence = f"{os.path.join(first, module)} is imported instead of {hidden}{more}"
-        where = "the user site " if kind is USER_SITE else ""
-        yield kind.found(f"{where}{evidence}", folder=shlex.quote(first))
+        kind = USER_SITE if first.startswith(tuple(homes)) else OTHER_COPY
+        module, hidden = next((pair for pair in modules if pair[0] == "torch"), modules[0])
+        versions = found["by_folder"].get(canonical(module), {})
+        ours, theirs = (f" {versions[f]}" if f in versions else "" for f in (first, os.path.dirname(hidden)))
+        others = [name for name, _ in modules if name != module]
+        more = f" (so are {', '.join(others)})" if others else ""
+        site = "the user site " if kind is USER_SITE else ""
+        evidence = f"{module}{ours} of {site}{first} shadows {module}{theirs} of {os.path.dirname(hidden)}{more}"
+        verdict: Literal["fail"] | None = "fail" if module == "torch" and kind is USER_SITE else None
+        yield kind.found(evidence, verdict=verdict, folder=shlex.quote(first))
     if not count:
         yield passed(f"no package of {len(found['modules'])} looked at has two copies on the import path")
 
 
-def _hidden_modules(copies: Mapping[str, list[str]], here: str | None) -> dict[str, list[tuple[str, str]]]:
+def _local(context: Context) -> str | None:
+    """Where the user site lies by default, even if it is on the path by other means than Python's."""
+    home = context.environ.get("HOME")
+    return os.path.join(home, ".local", "lib") if home else None
+
+
+def _hidden_modules(copies: Mapping[str, list[str]], prefix: str, here: str | None) -> dict[str, list[tuple[str, str]]]:
     """By the folder that comes first: modules, and the copies of them that it hides."""
     hidden: dict[str, list[tuple[str, str]]] = {}
-    for module, paths in copies.items():
-        folder = os.path.dirname(paths[0])
-        # Debian's own packages are there for Debian's programs. A torch.py here has been told of.
+    environment = os.path.realpath(prefix) + os.sep
+    for module, (first, second, *_) in copies.items():
+        folder = os.path.dirname(first)
+        # An environment is there to hide what lies below it. A torch.py here has been told of.
+        wanted = first.startswith(environment) and folder != os.path.realpath(here or "/nowhere")
         told = module in ("torch", "numpy") and here is not None and folder == os.path.realpath(here)
-        if not told and os.path.dirname(paths[1]) != _DEBIAN:
-            hidden.setdefault(folder, []).append((module, paths[1]))
+        if not wanted and not told and os.path.dirname(second) != _DEBIAN:
+            hidden.setdefault(folder, []).append((module, second))
     return hidden
 
 

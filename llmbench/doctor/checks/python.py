@@ -131,8 +131,8 @@ def starts(context: Context) -> Iterator[Finding]:
         yield _why_it_does_not_start(context, outcome)
         return
     found = context.facts["python"] = outcome.answer
-    for line in re.split(r"(?=Error processing line )", outcome.noise)[1:]:
-        yield _broken_pth(line)
+    for text in dict.fromkeys(re.split(r"(?=Error processing line )", outcome.noise)[1:]):
+        yield _broken_pth(text)
     for module, error in re.findall(r"Error in (sitecustomize|usercustomize);[^\n]*\n(.*)", outcome.noise):
         yield CUSTOMIZE.found(f"{module} raises at every start: {error.strip()}", module=module)
     kind = "virtual environment" if found["virtual_environment"] else "no virtual environment"
@@ -444,8 +444,9 @@ def shadow(context: Context) -> Iterator[Finding]:
         return
     hidden = False
     for folder in dict.fromkeys(folders):
+        sources = folder == python["working_folder"] or _is_checkout(folder)
         for entry, module in _modules(folder):
-            finding = _hides(folder, entry, module)
+            finding = _hides(folder, entry, module, sources)
             if finding:
                 hidden = True
                 yield finding
@@ -456,13 +457,15 @@ def shadow(context: Context) -> Iterator[Finding]:
         yield passed(f"nothing in {', '.join(folders)} shadows torch, numpy or the standard library")
 
 
-def _hides(folder: str, entry: str, module: str) -> Finding | None:
+def _hides(folder: str, entry: str, module: str, sources: bool) -> Finding | None:
+    """The finding that an entry hides a module. ``sources``: a package there may be one that was not built."""
     path = os.path.join(folder, entry)
     values: dict[str, Any] = {"entry": entry, "module": module, "path": shlex.quote(path), "folder": folder}
     if module in ("torch", "numpy"):
         if not os.path.isdir(path):
             return HIDES_TORCH.found(f"{path} shadows the installed {module}", **values)
-        if not _is_built(path, module):
+        # Elsewhere it is a second installed copy: python.path tells of it.
+        if sources and not _is_built(path, module):
             evidence = f"{path}, a source tree without compiled extensions, shadows the installed {module}"
             return CHECKOUT.found(evidence, **values)
         return None
@@ -485,6 +488,10 @@ def _modules(folder: str) -> Iterator[tuple[str, str]]:
         # A folder without __init__.py hides nothing.
         if file or (not suffix and os.path.isfile(os.path.join(folder, name, "__init__.py"))):
             yield name, stem
+
+
+def _is_checkout(folder: str) -> bool:
+    return any(os.path.exists(os.path.join(folder, name)) for name in ("setup.py", "pyproject.toml", ".git"))
 
 
 def _is_built(package: str, module: str) -> bool:

@@ -173,10 +173,9 @@ def _wrong_build(context: Context, names: list[str]) -> Iterator[Finding]:
     torch = installed.get("torch", "")
     for name in names:
         tag = local(installed[name])
-        if name in _MATCHED and _accelerator(tag) and _accelerator(torch) and _accelerator(tag) != _accelerator(torch):
-            evidence = (
-                f"{name} {installed[name]} was built for {_accelerator(tag)}, torch {torch} for {_accelerator(torch)}"
-            )
+        theirs, ours = _accelerator(tag), _accelerator(local(torch))
+        if name in _MATCHED and theirs and ours and theirs != ours:
+            evidence = f"{name} {installed[name]} was built for {theirs}, torch {torch} for {ours}"
             yield BUILD.found(evidence, package=name, index=_index(torch))
         elif torch and name not in loaded and _other_torch(tag, torch):
             evidence = f"{name} {installed[name]} was built for torch {_other_torch(tag, torch)}, not for {torch}"

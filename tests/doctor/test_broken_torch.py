@@ -11,7 +11,7 @@ import pytest
 from llmbench.doctor.model import Diagnosis
 from llmbench.doctor.runner import diagnose
 
-from .conftest import findings, verdicts
+from .conftest import findings
 
 Stub = Callable[[str], None]
 
@@ -72,34 +72,6 @@ def test_import_hangs(stub_torch: Stub, patience: Callable[[float], None]) -> No
     assert "gave no answer within 4 s" in text
 
 
-def test_torch_py_in_the_working_folder(quiet_environment: Path) -> None:
-    (quiet_environment / "torch.py").write_text("x = 1\n")
-    text = only_fault(diagnose(), "python.shadow")
-    assert str(quiet_environment / "torch.py") in text
-    assert "rename" in text
-
-
-def test_source_checkout_in_the_working_folder(quiet_environment: Path) -> None:
-    (quiet_environment / "torch").mkdir()
-    (quiet_environment / "torch" / "__init__.py").write_text("import torch._C\n")
-    assert "shadows" in only_fault(diagnose(), "python.shadow")
-
-
-def test_torch_py_hides_nothing_where_the_folder_is_not_on_the_path(
-    quiet_environment: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (quiet_environment / "torch.py").write_text("raise RuntimeError('imported')\n")
-    monkeypatch.setenv("PYTHONSAFEPATH", "1")
-    assert verdicts(diagnose(only=["python.shadow"]))["python.shadow"] == "pass"
-
-
-def test_standard_library_in_the_working_folder_is_a_warning(quiet_environment: Path) -> None:
-    (quiet_environment / "random.py").write_text("")
-    (finding,) = findings(diagnose(only=["python.shadow"]), "python.shadow")
-    assert finding.verdict == "warn"
-    assert "random" in finding.evidence
-
-
 def test_namespace_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bare_python: str) -> None:
     (tmp_path / "left" / "torch").mkdir(parents=True)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "left"))
@@ -151,26 +123,6 @@ def _distribution(site: Path, version: str) -> None:
         (site / name).write_text(content)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
     (info / "RECORD").write_text("".join(f"{name},,{len(content)}\n" for name, content in files.items()))
-
-
-def test_an_interpreter_that_does_not_start(tmp_path: Path) -> None:
-    broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\necho 'Fatal: no encodings' >&2\nexit 1\n")
-    broken.chmod(0o755)
-    diagnosis = diagnose(str(broken))
-    assert [check.id for check, _ in diagnosis.of("fail")] == ["python.starts"]
-    assert "Fatal: no encodings" in findings(diagnosis, "python.starts")[0].evidence
-
-
-def test_a_broken_pth_file(bare_python: str) -> None:
-    site = next(Path(bare_python).parent.parent.glob("lib/python*/site-packages"))
-    file = site / "zz_left_over.pth"
-    file.write_text("import not_there_any_more\n")
-    try:
-        diagnosis = diagnose(bare_python, only=["python"])
-    finally:
-        file.unlink()
-    assert "zz_left_over.pth" in diagnosis.of("warn")[0][1].evidence
 
 
 def test_torch_that_is_too_old(stub_torch: Stub) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmbench.doctor.checks.packages import COMPANIONS, TORCH_NEEDS, required
 from llmbench.doctor.checks.registry import check, fault
-from llmbench.doctor.model import Finding, passed
+from llmbench.doctor.model import Finding, passed, skipped
 from llmbench.doctor.process import Outcome
 from llmbench.doctor.requirements import Requirement, local, version
 from llmbench.doctor.runner import Context
@@ -247,6 +247,33 @@ def numpy(context: Context) -> Iterator[Finding]:
         yield NUMPY_ABI.found(evidence, package=name)
     if not found["numpy_1"]:
         yield passed(f"no package built for NumPy 1 beside numpy {here}")
+
+
+# --- companions.bitsandbytes
+
+QUANTISATION = fault(
+    "companions.bitsandbytes.cuda",
+    "warn",
+    "bitsandbytes has no library for torch's CUDA",
+    cause="bitsandbytes looks for its library by the CUDA version of torch, and then works on the CPU only or raises: "
+    "8-bit optimizers and 4-bit models fail",
+    fix=f"{_INSTALL} --upgrade bitsandbytes; or export BNB_CUDA_VERSION=<version>, one that it has",
+    link="https://huggingface.co/docs/bitsandbytes/installation",
+)
+
+
+@check("companions.bitsandbytes", "bitsandbytes fits to torch's CUDA", needs=("torch.import", "python.packages"))
+def bitsandbytes(context: Context) -> Iterator[Finding]:
+    has = re.findall(r"libbitsandbytes_cuda(\d+)", " ".join(context.facts["packages"]["bitsandbytes"]))
+    cuda = context.facts["torch"]["cuda"]
+    wanted = context.environ.get("BNB_CUDA_VERSION") or (cuda or "").replace(".", "")
+    if not has or not cuda:
+        yield skipped("bitsandbytes is not installed, or has no CUDA" if not has else "torch has no CUDA")
+    elif wanted in has:
+        yield passed(f"libbitsandbytes_cuda{wanted}.so is there")
+    else:
+        evidence = f"bitsandbytes has libraries for CUDA {', '.join(sorted(has))}, torch has CUDA {cuda}"
+        yield QUANTISATION.found(evidence, version=max(has, key=int))
 
 
 # --- companions.load

@@ -142,6 +142,20 @@ def test_modules_built_for_another_numpy(site: Path, bare_python: str, numpy: st
         assert "pandas 2.0.3 was built for NumPy 1.x, but NumPy 2.4.6 is installed" in finding.evidence
 
 
+# --- companions.bitsandbytes
+
+
+@pytest.mark.parametrize(("library", "verdict"), [("cuda124", "warn"), ("cuda130", "pass"), ("cpu", "skip")])
+def test_bitsandbytes(site: Path, bare_python: str, library: str, verdict: str) -> None:
+    (site / "torch" / "__init__.py").write_text(TORCH.replace("cuda=None", "cuda='13.0'"))
+    package(site, "bitsandbytes", "0.43", files={f"bitsandbytes/libbitsandbytes_{library}.so": ""})
+    finding = one("companions.bitsandbytes", python=bare_python)
+    assert finding.verdict == verdict
+    if verdict == "warn":
+        assert finding.fault == "companions.bitsandbytes.cuda"
+        assert finding.evidence == "bitsandbytes has libraries for CUDA 124, torch has CUDA 13.0"
+
+
 # --- companions.load
 
 _USES_TORCH = 'const char *uses = "_ZN3c10";\n'

@@ -258,6 +258,14 @@ def test_shadow(quiet_environment: Path, site: Path, entry: str, fault: str | No
         assert f"mv {path}" in str(finding.fix) or "source checkout" in str(finding.cause)
 
 
+def test_what_a_hidden_torch_leads_to_is_told_under_it(quiet_environment: Path) -> None:
+    (quiet_environment / "torch.py").write_text("x = 1\n")
+    diagnosis = diagnose(only=["python", "torch.files", "torch.import", "companions"])
+    assert [check.id for check, _ in diagnosis.of("fail", "incomplete")] == ["python.shadow"]
+    assert "follows from python.shadow" in findings(diagnosis, "torch.import")[0].evidence
+    assert [f.evidence for f in findings(diagnosis, "companions.versions")] == ["needs python.shadow"]
+
+
 def test_a_built_torch_in_the_working_folder_is_fine(quiet_environment: Path) -> None:
     (quiet_environment / "torch").mkdir()
     (quiet_environment / "torch" / "__init__.py").write_text("")

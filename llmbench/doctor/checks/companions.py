@@ -321,7 +321,7 @@ OPENMP = fault(
     "Two OpenMP runtimes in one process",
     cause="torch and <package> bring an Intel OpenMP runtime each, and the second ends the process (OMP: Error #15)",
     fix="install both from one source (all with pip, or all with conda), so that they share one runtime",
-    link="https://github.com/pytorch/pytorch/issues/44282",
+    link="https://github.com/Lightning-AI/pytorch-lightning/issues/4365",
 )
 HANGS = fault(
     "companions.load.hangs",

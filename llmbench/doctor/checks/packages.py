@@ -1,18 +1,14 @@
-"""The packages of the interpreter under test: what is installed, what torch requires, and how they get there."""
+"""The packages of the interpreter under test: what is installed, what torch requires, and where it comes from."""
 
 from __future__ import annotations
 
-import configparser
 import glob
 import os
 import re
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
-from llmbench.doctor import system
 from llmbench.doctor.checks.registry import check, fault
 from llmbench.doctor.model import Finding, passed, skipped
 from llmbench.doctor.requirements import Requirement, canonical, parse
@@ -49,7 +45,7 @@ LEFTOVERS = fault(
     cause="an install or uninstall was interrupted: pip renames a package to ~ame while it removes it. "
     "The package may be half there, and pip warns of an invalid distribution at each call",
     fix="look at it, then remove it: rm -r <path>; and install that package again",
-    link="https://github.com/pypa/pip/issues/8648",
+    link="https://github.com/pypa/pip/issues/9906",
 )
 TWICE = fault(
     "python.packages.twice",
@@ -90,7 +86,7 @@ CONDA = fault(
     "pip wrote over a package of conda",
     cause="conda still counts on the version that it installed, and the next conda install can break or revert it",
     fix="make a fresh conda environment, and install torch and its companions with pip alone in it",
-    link="https://www.anaconda.com/blog/using-pip-in-a-conda-environment",
+    link="https://docs.conda.io/projects/conda/en/latest/user-guide/tasks/manage-environments.html",
 )
 _CONDA_NAMES = {"pytorch": "torch", "numpy-base": "numpy"}
 _SOUND = 0.5
@@ -165,7 +161,7 @@ def _twice(distributions: list[dict[str, Any]]) -> Iterator[Finding]:
     for distribution in distributions:
         versions.setdefault((distribution["folder"], canonical(distribution["name"])), []).append(distribution)
     for (folder, name), several in versions.items():
-        if len(several) > 1 and name != "torch":
+        if len({d["version"] for d in several}) > 1 and name != "torch":
             numbers = ", ".join(sorted(d["version"] for d in several))
             real = _installed(several)[name]
             files = f"; the files are those of {real['version']}" if real["intact"] else ""
@@ -361,276 +357,6 @@ def _hidden_modules(copies: Mapping[str, list[str]], prefix: str, here: str | No
         if not wanted and not told and os.path.dirname(second) != _DEBIAN:
             hidden.setdefault(folder, []).append((module, second))
     return hidden
-
-
-# --- python.environment
-
-UPGRADED = fault(
-    "python.environment.upgraded",
-    "fail",
-    "The environment's packages are those of another Python version",
-    cause="its Python was upgraded (or python3 now means another version): packages that were installed for <old> "
-    "are not seen by <new>",
-    fix="<python> -m venv --clear <prefix>, and install the packages again; or run python<old>",
-    link="https://docs.python.org/3/library/venv.html",
-)
-ACTIVE = fault(
-    "python.environment.active",
-    "fail",
-    "torch is in the activated environment, not in this one",
-    cause="llmbench runs in an environment of its own, and looked at that one",
-    fix="llmbench doctor --python <active>/bin/python",
-)
-MOVED = fault(
-    "python.environment.moved",
-    "warn",
-    "The environment was moved or copied",
-    cause="its scripts (pip, torchrun, accelerate) still start the Python of the old place: they fail with "
-    "'bad interpreter', or work on another environment",
-    fix="make it anew in its place; until then start them through Python: <python> -m pip, <python> "
-    "-m torch.distributed.run",
-    link="https://docs.python.org/3/library/venv.html#how-venvs-work",
-)
-_SCRIPTS = ("pip", "torchrun", "accelerate")
-
-
-@check("python.environment", "The environment belongs to this interpreter", needs=("python.starts",))
-def environment(context: Context) -> Iterator[Finding]:
-    python = context.facts["python"]
-    prefix, current = python["prefix"], ".".join(python["version"].split(".")[:2])
-    faults = [] if python["torch"] else [*_torch_elsewhere(context, prefix, current)]
-    isolated = python["virtual_environment"] or os.path.isdir(os.path.join(prefix, "conda-meta"))
-    for name in _SCRIPTS if isolated else ():
-        starts = _interpreter_of(os.path.join(prefix, "bin", name))
-        if starts and os.path.realpath(os.path.dirname(starts)) != os.path.realpath(os.path.join(prefix, "bin")):
-            state = "of another environment" if os.path.exists(starts) else "which does not exist"
-            faults.append(MOVED.found(f"{prefix}/bin/{name} starts {starts}, {state}"))
-            break
-    yield from faults
-    if not faults:
-        yield passed(prefix)
-
-
-def _torch_elsewhere(context: Context, prefix: str, current: str) -> Iterator[Finding]:
-    for path in _torches(prefix):
-        other = re.search(r"/python(\d+\.\d+)/", path)
-        if other and other[1] != current:
-            evidence = f"torch is installed for Python {other[1]} ({path}), but this is Python {current}"
-            yield UPGRADED.found(evidence, old=other[1], new=current, prefix=shlex.quote(prefix))
-            return
-    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        active = context.environ.get(name)
-        if active and context.python == sys.executable and os.path.realpath(active) != os.path.realpath(prefix):
-            for path in _torches(active):
-                evidence = (
-                    f"no torch in {prefix}, but in {path}, of the environment that is activated ({name}={active})"
-                )
-                yield ACTIVE.found(evidence, active=shlex.quote(active))
-                return
-
-
-def _torches(prefix: str) -> list[str]:
-    return sorted(glob.glob(f"{glob.escape(prefix)}/lib/python3*/*-packages/torch"))
-
-
-def _interpreter_of(script: str) -> str | None:
-    """What a script's first lines start; None if there is no such script, or it looks for its Python elsewhere."""
-    try:
-        with open(script, encoding="utf-8", errors="replace") as file:
-            lines = [file.readline(), file.readline()]
-    except OSError:
-        return None
-    # A path that is too long for the system is started by way of the shell.
-    match = re.match(r"#!\s*(/\S*python\S*)\s*$", lines[0]) or re.match(
-        r"'''exec'\s+\"?(/[^\"\n]*?python[^\"\s]*)", lines[1]
-    )
-    return match[1] if match else None
-
-
-# --- python.pip
-
-PIP_CONFIG = fault(
-    "python.pip.config",
-    "warn",
-    "pip's configuration cannot be read",
-    cause="pip ends with an error at every call, so nothing can be installed",
-    fix="mend or remove <file>",
-    link="https://pip.pypa.io/en/stable/topics/configuration/",
-)
-PIP_ELSEWHERE = fault(
-    "python.pip.elsewhere",
-    "warn",
-    "pip is told to install elsewhere",
-    cause="pip puts packages where this environment does not look first: what you install is not what is imported",
-    fix="<undo>",
-    link="https://pip.pypa.io/en/stable/topics/configuration/",
-)
-PIP_INDEX = fault(
-    "python.pip.index",
-    "warn",
-    "pip has no index to install from",
-    cause="pip finds no package at all: 'No matching distribution found for torch'",
-    fix="<undo>",
-    link="https://pip.pypa.io/en/stable/cli/pip_install/",
-)
-PIP_CPU = fault(
-    "python.pip.cpu",
-    "warn",
-    "pip takes torch from the index of CPU builds, on a machine with a GPU",
-    cause="every install or upgrade of torch brings a build without CUDA",
-    fix="<undo>",
-    link="https://pytorch.org/get-started/locally/",
-)
-PIP_CONSTRAINT = fault(
-    "python.pip.constraint",
-    "warn",
-    "pip's constraints file is gone",
-    cause="pip ends with an error at every install",
-    fix="<undo>",
-    link="https://pip.pypa.io/en/stable/user_guide/#constraints-files",
-)
-PIP_MANAGED = fault(
-    "python.pip.managed",
-    "warn",
-    "This Python belongs to the system: pip refuses to install torch",
-    cause="the distribution marks its Python as externally managed (PEP 668)",
-    fix="<python> -m venv ~/torch && ~/torch/bin/python -m pip install torch; then: "
-    "llmbench doctor --python ~/torch/bin/python",
-    link="https://peps.python.org/pep-0668/",
-)
-
-
-@check("python.pip", "pip can install packages", needs=("python.starts",))
-def pip(context: Context) -> Iterator[Finding]:
-    python = context.facts["python"]
-    settings, broken = _pip_settings(context)
-    faults = [*broken, *_pip_faults(context, settings)]
-    if python["managed"] and not python["virtual_environment"] and not python["torch"]:
-        faults.append(PIP_MANAGED.found(f"{python['prefix']}: EXTERNALLY-MANAGED beside its standard library"))
-    yield from faults
-    if faults:
-        return
-    index = f"; index {_place(settings['index-url'][1])}" if "index-url" in settings else ""
-    if python["pip"]:
-        yield passed(f"pip is there{index}")
-    else:
-        # Many environments are made by other installers and never need it.
-        yield skipped(f"no pip in this environment; where a fix needs it: {context.python} -m ensurepip")
-
-
-Settings = dict[str, tuple[str, str]]
-"""By name as on pip's command line: where it is set, and the value."""
-
-
-def _pip_settings(context: Context) -> tuple[Settings, list[Finding]]:
-    """As pip reads them: files of the system, the user and the environment, then variables."""
-    home = context.environ.get("HOME", "")
-    configuration = context.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
-    prefix = context.facts["python"]["prefix"]
-    users = [os.path.join(home, ".pip", "pip.conf"), os.path.join(configuration, "pip", "pip.conf")]
-    files = ["/etc/xdg/pip/pip.conf", "/etc/pip.conf", *users, os.path.join(prefix, "pip.conf")]
-    files.append(context.environ.get("PIP_CONFIG_FILE", ""))
-    settings: Settings = {}
-    broken = []
-    for path in files:
-        text = system.read(path) if path and os.path.isfile(path) else None
-        parser = configparser.RawConfigParser()
-        try:
-            parser.read_string(text or "")
-        except configparser.Error as error:
-            # The message quotes the file, which may hold a password.
-            evidence = f"{path} is no valid configuration: {type(error).__name__}, line {getattr(error, 'lineno', '?')}"
-            broken.append(PIP_CONFIG.found(evidence, file=path))
-            continue
-        for section in [name for name in ("global", "install") if parser.has_section(name)]:
-            settings.update({key.replace("_", "-"): (path, value.strip()) for key, value in parser.items(section)})
-    for name, value in context.environ.items():
-        if name.startswith("PIP_") and value:
-            settings[name[4:].lower().replace("_", "-")] = (name, value)
-    return settings, broken
-
-
-def _pip_faults(context: Context, settings: Settings) -> Iterator[Finding]:
-    for name in ("target", "prefix", "root", "user"):
-        if name in settings and settings[name][1].lower() not in ("0", "false", "no", "off"):
-            where, value = settings[name]
-            yield PIP_ELSEWHERE.found(f"{where} sets pip's --{name} to {value}", undo=_undo(where, name))
-    for name in ("constraint", "requirement"):
-        where, value = settings.get(name, ("", ""))
-        gone = [file for file in value.split() if file.startswith("/") and not os.path.exists(file)]
-        if gone:
-            yield PIP_CONSTRAINT.found(f"{where} names {gone[0]}, which does not exist", undo=_undo(where, name))
-    links = settings.get("find-links", ("", ""))[1].split()
-    if settings.get("no-index", ("", "0"))[1].lower() in ("1", "true", "yes", "on"):
-        if not any(_exists(link) for link in links):
-            where = settings["no-index"][0]
-            found = f"find-links is {_place(links[0])}, which does not exist" if links else "there is no find-links"
-            yield PIP_INDEX.found(f"{where} sets --no-index, and {found}", undo=_undo(where, "no-index"))
-        return
-    where, value = settings.get("index-url", ("", ""))
-    if value and not _exists(value):
-        evidence = f"{where} sets index-url to {_place(value)}, which is no index or does not exist"
-        yield PIP_INDEX.found(evidence, undo=_undo(where, "index-url"))
-    for name in ("index-url", "extra-index-url"):
-        where, value = settings.get(name, ("", ""))
-        if re.search(r"/whl/(?:[a-z]+/)?cpu\b", value) and system.nvidia_devices():
-            evidence = f"{where} sets {name} to {_place(value)}, and there is {system.nvidia_devices()[0]}"
-            yield PIP_CPU.found(evidence, undo=_undo(where, name))
-
-
-def _exists(url: str) -> bool:
-    """Whether an index may be there: the network is not asked, but a folder must exist."""
-    parts = urlsplit(url)
-    if parts.scheme in ("", "file"):
-        return os.path.exists(unquote(parts.path))
-    return bool(parts.hostname) and parts.scheme in ("http", "https")
-
-
-def _place(url: str) -> str:
-    """A URL without what may be secret in it."""
-    parts = urlsplit(url.split()[0])
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}" if parts.scheme else parts.path
-
-
-def _undo(where: str, name: str) -> str:
-    return f"unset {where}" if where.startswith("PIP_") else f"take {name} out of {where}"
-
-
-# --- python.certificates
-
-CERTIFICATES_GONE = fault(
-    "python.certificates.gone",
-    "warn",
-    "A variable names a certificate bundle that does not exist",
-    cause="every download over HTTPS fails (pip, model hubs, data sets): 'Could not find a suitable TLS CA certificate "
-    "bundle', or CERTIFICATE_VERIFY_FAILED",
-    fix="unset <name>",
-    link="https://requests.readthedocs.io/en/latest/user/advanced/#ssl-cert-verification",
-    script="unset <name>",
-)
-CERTIFICATES_EMPTY = fault(
-    "python.certificates.empty",
-    "warn",
-    "A variable names a file that holds no certificates",
-    cause="every download over HTTPS fails: no certificate can be verified",
-    fix="unset <name>, or give it the path of a bundle such as /etc/ssl/certs/ca-certificates.crt",
-    link="https://requests.readthedocs.io/en/latest/user/advanced/#ssl-cert-verification",
-)
-_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "SSL_CERT_DIR", "AWS_CA_BUNDLE")
-
-
-@check("python.certificates", "Variables for certificates lead to some", deadline=5)
-def certificates(context: Context) -> Iterator[Finding]:
-    named = {name: context.environ[name] for name in _BUNDLES if context.environ.get(name)}
-    faults = []
-    for name, value in named.items():
-        if not os.path.exists(value):
-            faults.append(CERTIFICATES_GONE.found(f"{name}={value} does not exist", name=name))
-        elif os.path.isfile(value) and "-----BEGIN" not in (system.read(value) or "-----BEGIN"):
-            faults.append(CERTIFICATES_EMPTY.found(f"{name}={value} holds no certificate", name=name))
-    yield from faults
-    if not faults:
-        yield passed(f"{', '.join(named)} name what is there" if named else "the system's certificates are used")
 
 
 # --- python.bytecode

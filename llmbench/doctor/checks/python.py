@@ -513,5 +513,5 @@ def _rename(path: str) -> str:
     return f"rename it: mv {shlex.quote(path)} {shlex.quote(path + '.hidden')}"
 
 
-# Told after the checks above.
-import llmbench.doctor.checks.packages  # noqa: E402, F401
+# The rest of this area, told after the checks above.
+from llmbench.doctor.checks import packages, pip, python_environment  # noqa: E402, F401

@@ -28,7 +28,7 @@ def probe(arguments: dict) -> Iterator[dict]:
     folders = package_folders()
     listings = {folder: listing(folder) for folder in folders}
     found = [d for folder in folders for d in distributions(folder, listings[folder])]
-    here = {} if safe_path() else {os.getcwd(): listing(".")}
+    here = {folder: listing(folder) for folder in working_folder()}
     yield {
         "folders": folders,
         "user_folder": user_folder(),
@@ -55,8 +55,14 @@ def package_folders() -> list[str]:
     return kept
 
 
-def safe_path() -> bool:
-    return bool(getattr(sys.flags, "safe_path", False))
+def working_folder() -> list[str]:
+    """The folder in which scripts run, if it is on the import path; none if it was deleted."""
+    if getattr(sys.flags, "safe_path", False):
+        return []
+    try:
+        return [os.getcwd()]
+    except OSError:
+        return []
 
 
 def user_folder() -> str | None:

@@ -290,6 +290,11 @@ def test_whole_packages(site: Path, bare_python: str) -> None:
     assert one("python.packages", python=bare_python).verdict == "pass"
 
 
+def test_packages_seen_from_a_folder_that_was_deleted(quiet_environment: Path, bare_python: str) -> None:
+    quiet_environment.rmdir()
+    assert one("python.packages", python=bare_python).verdict == "pass"
+
+
 def test_packages_that_cannot_be_listed(site: Path, bare_python: str) -> None:
     (site / "sitecustomize.py").write_text("import sysconfig\nsysconfig.get_path = None\n")
     assert "TypeError" in named(ask("python.packages", python=bare_python), "python.packages.unreadable").evidence
@@ -298,6 +303,14 @@ def test_packages_that_cannot_be_listed(site: Path, bare_python: str) -> None:
 def test_leftovers_of_pip(site: Path, bare_python: str) -> None:
     (site / "~orch").mkdir()
     assert f"{site}/~orch" in named(ask("python.packages", python=bare_python), "python.packages.leftovers").evidence
+
+
+def test_two_records_of_the_same_version_are_fine(site: Path, bare_python: str) -> None:
+    """So distributions of Linux do: one of their own, one of the build."""
+    package(site, "cryptography", "38.0.4")
+    (site / "cryptography-38.0.4.egg-info").mkdir()
+    (site / "cryptography-38.0.4.egg-info" / "PKG-INFO").write_text("Name: cryptography\nVersion: 38.0.4\n\n")
+    assert one("python.packages", python=bare_python).verdict == "pass"
 
 
 def test_two_records_of_a_package(site: Path, bare_python: str) -> None:

@@ -313,13 +313,15 @@ def test_two_records_of_the_same_version_are_fine(site: Path, bare_python: str) 
     assert one("python.packages", python=bare_python).verdict == "pass"
 
 
-def test_two_records_of_a_package(site: Path, bare_python: str) -> None:
-    package(site, "typing-extensions", "4.16.0", files={"typing_extensions.py": "# a long new file\n"})
-    package(site, "typing-extensions", "3.7.4", files={"typing_extensions.py": "# old\n"})
+@pytest.mark.parametrize("last", ["3.7.4", "4.16.0"])
+def test_two_records_of_a_package(site: Path, bare_python: str, last: str) -> None:
+    for version in sorted(["3.7.4", "4.16.0"], key=last.__eq__):
+        content = f"# {version}\n" * len(version)
+        package(site, "typing-extensions", version, files={"typing_extensions.py": content})
     diagnosis = diagnose(bare_python, only=["python.packages"])
     finding = named(findings(diagnosis, "python.packages"), "python.packages.twice")
-    assert finding.evidence == f"{site} records typing-extensions 3.7.4, 4.16.0; the files are those of 3.7.4"
-    assert diagnosis.facts["packages"]["versions"]["typing-extensions"] == "3.7.4"
+    assert finding.evidence == f"{site} records typing-extensions 3.7.4, 4.16.0; the files are those of {last}"
+    assert diagnosis.facts["packages"]["versions"]["typing-extensions"] == last
 
 
 @pytest.mark.parametrize(

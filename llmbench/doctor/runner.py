@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 from llmbench import __version__
 from llmbench.doctor.checks import all_checks
-from llmbench.doctor.model import Answer, Check, Diagnosis, Finding, fill
+from llmbench.doctor.model import Answer, Check, Diagnosis, Finding, fill, fill_script
 from llmbench.doctor.process import CHANNEL, REQUESTS, Outcome, Processes, Server
 from llmbench.errors import UserError, nearest
 from llmbench.results import redact
@@ -284,9 +285,13 @@ def _to_their_roots(answers: Sequence[Answer], python: str) -> list[Answer]:
         root = gravity and _root(answer.check, gravity, by_id)
         if root:
             return replace(finding, verdict="skip", evidence=f"follows from {root}: {finding.evidence}", root=root)
-        texts = (finding.cause, finding.fix, finding.script)
-        cause, fix, script = (text and fill(text, {"python": python}) for text in texts)
-        return replace(finding, cause=cause, fix=fix, script=script)
+        here = {"python": python}
+        return replace(
+            finding,
+            cause=finding.cause and fill(finding.cause, here),
+            fix=finding.fix and fill(finding.fix, {"python": shlex.quote(python)}),
+            script=finding.script and fill_script(finding.script, here),
+        )
 
     return [replace(a, findings=tuple(explain(a, finding) for finding in a.findings)) for a in answers]
 

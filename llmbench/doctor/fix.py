@@ -20,7 +20,7 @@ _HEAD = """\
 
 
 def fix_script(document: Mapping[str, Any]) -> str:
-    """Draws what ``Diagnosis.to_json`` gives, which is redacted already. A fix with a secret in it becomes a comment."""
+    """Draws what ``Diagnosis.to_json`` gives, which is redacted already; a fix with a secret becomes a comment."""
     return "\n".join([_HEAD.format(python=_line(document.get("python"))), *_fixes(document)]) + "\n"
 
 

@@ -151,6 +151,7 @@ class Check:
         needs: ids of the checks without which this one could only repeat their fault: it is not asked if one failed.
         follows: ids of the checks whose fault would explain one found here, which is then told under it.
         deep: it is slow, and asked only with ``--deep`` or by its id.
+        alone: it measures, so that nothing else may run beside it.
         run: gives the findings. It may keep what others need in ``context.facts``.
     """
 
@@ -162,6 +163,7 @@ class Check:
     run: Callable[[Context], Iterator[Finding]]
     follows: tuple[str, ...] = ()
     deep: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)

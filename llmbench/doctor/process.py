@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 CHANNEL = "{channel}"
@@ -21,6 +22,8 @@ REQUESTS = "{requests}"
 _NOISE_BYTES = 64 * 1024
 _TICK = 0.02
 _EXIT_GRACE = 5.0
+MOST_STARVED = 2.0
+"""Deadlines are put off by at most so many times their length for a process that waits for a CPU."""
 
 
 @dataclass(frozen=True)
@@ -338,6 +341,7 @@ def _listen(process: _Process, pipes: _Pipes, end: float, stay: bool) -> _Heard:
     """Reads both pipes until the process exits or ``end`` passes. One that has answered gets a short grace to exit."""
     buffers = {pipes.noise: b"", pipes.answer: b""}
     answered_at: float | None = None
+    started, longer = time.monotonic(), 0.0
 
     def heard(timed_out: bool = False, stays: bool = False) -> _Heard:
         return _Heard(buffers[pipes.noise], buffers[pipes.answer], timed_out, stays)
@@ -355,8 +359,27 @@ def _listen(process: _Process, pipes: _Pipes, end: float, stay: bool) -> _Heard:
             if stay:
                 return heard(stays=True)
             answered_at = now
-        if now > end or (answered_at is not None and now > answered_at + _EXIT_GRACE):
+        if answered_at is not None and now > answered_at + _EXIT_GRACE:
             return heard(timed_out=True)
+        if now > end + longer:
+            # On a busy machine a process that waits for a CPU is slow, not hung.
+            more = min(_starved(process.pid), MOST_STARVED * (end - started))
+            if now > end + more:
+                return heard(timed_out=True)
+            longer = more
+
+
+def _starved(group: int) -> float:
+    """Seconds that the processes of a group stood in the queue for a CPU; the most of any one of their threads."""
+    longest = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(
+            OSError, ValueError, IndexError
+        ):  # it has ended, or /proc is not what Linux makes of it
+            if int(stat.read_text(errors="replace").rpartition(")")[2].split()[2]) == group:
+                for task in (stat.parent / "task").glob("*/schedstat"):
+                    longest = max(longest, int(task.read_text().split()[1]))
+    return longest / 1e9
 
 
 def _read_ready(buffers: dict[int, bytes], timeout: float) -> bool:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 from llmbench import __version__
 from llmbench.doctor.checks import all_checks
 from llmbench.doctor.model import Answer, Check, Diagnosis, Finding, fill, fill_script
-from llmbench.doctor.process import CHANNEL, REQUESTS, Outcome, Processes, Server
+from llmbench.doctor.process import CHANNEL, MOST_STARVED, REQUESTS, Outcome, Processes, Server
 from llmbench.errors import UserError, nearest
 from llmbench.results import redact
 
@@ -127,7 +127,7 @@ class Context:
 
     def _patient(self, deadline: float | None) -> float:
         seconds = self.patience * (deadline or self.deadline)
-        self.alarm.put_off(seconds + self.patience * self.deadline)
+        self.alarm.put_off((1 + MOST_STARVED) * seconds + self.patience * self.deadline)
         return seconds
 
     def command(self, argv: Sequence[str], deadline: float | None = None) -> Outcome:
@@ -257,7 +257,7 @@ def _ask_all(checks: Sequence[Check], context: Context, tell: Callable[[Event], 
                 if root:
                     answers[check.id] = Answer(check, (Finding("skip", f"needs {root}", root=root),), 0.0)
                     tell(Finished(answers[check.id], len(checks)))
-                elif len(running) < _AT_ONCE:
+                elif _may_start(check, [other for other, _ in running.values()]):
                     running[check.id] = check, _start(check, context, given)
                     tell(Started(check, len(checks)))
                 else:
@@ -310,7 +310,13 @@ def _ready(waiting: Mapping[str, Check], answers: Mapping[str, Answer]) -> list[
     """Checks whose needs are answered; those that most others wait for come first."""
     ready = [check for check in waiting.values() if all(need in answers for need in check.needs)]
     awaited = Counter(need for check in waiting.values() for need in check.needs)
-    return sorted(ready, key=lambda check: -awaited[check.id])
+    return sorted(ready, key=lambda check: (check.alone, -awaited[check.id]))
+
+
+def _may_start(check: Check, running: Collection[Check]) -> bool:
+    if check.alone or any(other.alone for other in running):
+        return not running
+    return len(running) < _AT_ONCE
 
 
 def _unmet_need(check: Check, answers: Mapping[str, Answer]) -> str | None:

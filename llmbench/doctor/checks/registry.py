@@ -23,13 +23,14 @@ def check(
     needs: tuple[str, ...] = (),
     follows: tuple[str, ...] = (),
     deep: bool = False,
+    alone: bool = False,
 ) -> Callable[[Run], Run]:
     """Registers a function as the check ``id`` (``area.name``); see ``Check``."""
 
     def register(run: Run) -> Run:
         if id in _checks:
             raise ValueError(f"two checks are called {id}")
-        _checks[id] = Check(id, id.partition(".")[0], title, deadline, needs, run, follows, deep)
+        _checks[id] = Check(id, id.partition(".")[0], title, deadline, needs, run, follows, deep, alone)
         return run
 
     return register

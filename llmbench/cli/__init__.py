@@ -86,6 +86,8 @@ def main() -> None:
             raise
         _complain(f"llmbench: {error}")
         sys.exit(USAGE)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left is to end, which needs no traceback
 
 
 def _complain(*lines: str) -> None:

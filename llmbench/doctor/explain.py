@@ -60,7 +60,7 @@ def documentation(check: Check) -> str:
 
 
 def _area(area: str, checks: list[Check], width: int) -> Iterator[str]:
-    yield from _wrap(f"{area}: {len(checks)} checks", width)
+    yield from _wrap(f"{area}: {len(checks)} check{'s' if len(checks) != 1 else ''}", width)
     for check in checks:
         yield ""
         yield check.id

@@ -277,7 +277,10 @@ def _start(check: Check, context: Context, given: SimpleQueue[Answer]) -> Alarm:
     alarm = Alarm()
     alarm.put_off(context.patience * check.deadline)
     own = replace(context, deadline=check.deadline, alarm=alarm)
-    threading.Thread(target=lambda: given.put(_ask(check, own)), name=check.id, daemon=True).start()
+    try:
+        threading.Thread(target=lambda: given.put(_ask(check, own)), name=check.id, daemon=True).start()
+    except RuntimeError:  # the limits of this machine allow no further thread
+        given.put(_ask(check, own))
     return alarm
 
 
@@ -365,8 +368,8 @@ def _ask(check: Check, context: Context) -> Answer:
     started = time.monotonic()
     try:
         findings = tuple(check.run(context))
-    except Exception as error:
-        # A fault of doctor's own: it must be seen, and must not hide the other checks' findings.
+    except BaseException as error:
+        # A fault of doctor's own, or of a plug-in: it must be seen, and must not hide the other checks' findings.
         findings = (
             Finding(
                 "incomplete",

@@ -271,8 +271,10 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
 def clean(value: Any) -> Any:
     """The value with every text redacted, without control characters, and with bytes that are no UTF-8 escaped."""
     if isinstance(value, str):
-        # Twice, since a secret may hold what is replaced, or be made whole by it.
-        return redact(_printable(redact(value)))
+        known = redact(value)
+        shown = _printable(known)
+        # A secret may hold what is not printable, or be made whole by leaving it out.
+        return shown if shown == known else redact(shown)
     if isinstance(value, dict):
         return {clean(key): _clean_item(key, item) for key, item in value.items()}
     if isinstance(value, list | tuple):

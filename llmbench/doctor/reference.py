@@ -114,4 +114,4 @@ def _prose(text: str) -> str:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(Path(sys.argv[1] if sys.argv[1:] else "docs/checks"))

@@ -61,23 +61,43 @@ _HEADER = re.compile(
 _WHOLE_HEADER = re.compile(
     r"(?P<name>\b(?:Proxy-Authorization|Authorization|Set-Cookie|Cookie)\s*:\s*)[^\r\n\"']+", re.I
 )
-_NAMED = rf"(?<![\w-])(?P<name>[\w-]*?{_SMELL}[\w-]*)"
-# In quotes, which may be escaped as inside a string of JSON; else up to a blank.
-_VALUE = r"(?:(?P<quote>\\*[\"'])(?:(?!(?P=quote))(?:\\.|[^\\]))*?(?P=quote)|[^\s\"']*[^\s\"',;)\]}]|[^\s,;]+)"
-_ASSIGNMENT = re.compile(rf"{_NAMED}(?P<between>(?:\\*[\"'])?\s*[=:]\s*){_VALUE}", re.IGNORECASE | re.DOTALL)
+# A name has an end: without one, a long word would be searched again from each of its letters.
+_NAMED = rf"(?P<name>[\w-]{{0,60}}?{_SMELL}[\w-]{{0,60}})"
+# In quotes, which may be escaped as in a string of JSON or of the shell; else up to a blank.
+_VALUE = (
+    r"(?:(?P<quote>'\"'\"'|\\*[\"'])(?:(?!(?P=quote))(?:\\.|[^\\]))*?(?P=quote)"
+    r"|[^\s\"']*[^\s\"',;)\]}]|[^\s,;]+)"
+)
+_ASSIGNMENT = re.compile(
+    rf"(?<![\w-]){_NAMED}(?P<between>(?:'\"'\"'|\\{{0,9}}[\"'])?\s{{0,9}}[=:]\s{{0,9}}){_VALUE}",
+    re.IGNORECASE | re.DOTALL,
+)
 _OPTION = re.compile(
-    rf"(?<![\w-])(?=-)(?P<name>[\w-]*?{_SMELL}[\w-]*)(?P<between>\s+|\\*[\"']\s*,\s*)(?!-){_VALUE}",
+    rf"(?<![\w-])(?=-){_NAMED}(?P<between>\s{{1,9}}|(?:'\"'\"'|\\{{0,9}}[\"'])\s{{0,9}},\s{{0,9}})(?!-){_VALUE}",
     re.IGNORECASE | re.DOTALL,
 )
 _USER_OPTION = re.compile(
     r"(?P<name>(?<![\w-])(?:-u|-U|--user|--proxy-user)\s+[\"']?[^\s:\"']+:|\bsshpass\s+-p\s*)[^\s\"']+"
+)
+_TELLTALES = (
+    *("secret", "passw", "passphrase", "credential", "key", "token", "auth", "cookie", "webhook", "signature", "sig="),
+    *(
+        "sig%3d",
+        "pwd",
+        "bearer",
+        "basic",
+        "-u",
+        "--proxy-user",
+        "sshpass",
+        *(f"{c}{w}" for c in "_-" for w in ("pass", "pat")),
+    ),
 )
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _OPAQUE = re.compile(r"(?=[^\s]*[0-9])(?=[^\s]*[A-Za-z])[A-Za-z0-9_+=]{32,}")
 
 # user:password@ in a URL, a token of eight or more characters alone there, or user:password@host:port.
 _PASSWORDS_IN = re.compile(
-    r"(?:://[^\s\"'/@:]*:|://(?=[^\s\"'/@:]{8})|(?:^|(?<=[\s,;]))[\w.%+-]+:(?=[^\s\"'/@]*@[\w.-]+:\d))([^\s\"'/@][^\s\"']*)@"
+    r"(?:://[^\s\"'/@:]*:(?!\d{1,5}(?:/|\s|$))|://(?=[^\s\"'/@:]{8})|(?:^|(?<=[\s,;]))[\w.%+-]+:(?=[^\s\"'/@]*@[\w.-]+:\d))([^\s\"'/@][^\s\"']*)@"
 )
 _PLACES = ("_FILE", "_PATH", "_DIR", "_SOCK", "_HOME")
 # Values of variables that sound secret, but words that are needed to say anything.
@@ -109,14 +129,16 @@ def redact(text: str) -> str:
         text = _URL_PASSWORD.sub(f"://{MASK}@", text)
         text = _URL_CREDENTIALS.sub(f"://{MASK}@", text)
         text = _HOST_CREDENTIALS.sub(f"{MASK}@", text)
-    text = _ENCODED_CREDENTIALS.sub(rf"\g<scheme>{MASK}%40", text)
-    text = _QUERY.sub(rf"\g<name>{MASK}", text)
-    text = _WHOLE_HEADER.sub(rf"\g<name>{MASK}", text)
-    text = _HEADER.sub(rf"\g<name>{MASK}", text)
+    if "%40" in text:
+        text = _ENCODED_CREDENTIALS.sub(rf"\g<scheme>{MASK}%40", text)
     text = _TOKENS.sub(MASK, text)
-    text = _USER_OPTION.sub(rf"\g<name>{MASK}", text)
-    text = _ASSIGNMENT.sub(rf"\g<name>\g<between>{MASK}", text)
-    return _OPTION.sub(rf"\g<name>\g<between>{MASK}", text)
+    lower = text.lower()
+    if any(word in lower for word in _TELLTALES):  # most texts hold none of them, and searching for names takes long
+        for pattern in (_QUERY, _WHOLE_HEADER, _HEADER, _USER_OPTION):
+            text = pattern.sub(rf"\g<name>{MASK}", text)
+        for pattern in (_ASSIGNMENT, _OPTION):
+            text = pattern.sub(rf"\g<name>\g<between>{MASK}", text)
+    return text
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:

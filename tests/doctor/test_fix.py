@@ -43,7 +43,9 @@ def test_sourcing_it_changes_the_shell() -> None:
     assert sourced(f"A=1\n{script}", 'echo "${A-gone}"') == "gone\n"
 
 
-@pytest.mark.parametrize("text", ["x\nrm -rf /", "x\r\nreboot", "$(reboot)", "`reboot`", "'; reboot; '", "\x1b]0;x\x07"])
+@pytest.mark.parametrize(
+    "text", ["x\nrm -rf /", "x\r\nreboot", "$(reboot)", "`reboot`", "'; reboot; '", "\x1b]0;x\x07"]
+)
 def test_nothing_that_was_read_becomes_a_command(text: str) -> None:
     script = script_of(("a.b", LEFT_OVER.found(text, name="A", fix=text)), ("c.d", warned(text, text, text)))
     assert [line for line in script.splitlines() if line and line[0] not in "#:"] == []

@@ -18,11 +18,12 @@ from llmbench.doctor.render import text
 from .made import diagnosis, failed, warned
 
 LONG = "word " * 60
+LINK = "https://example.org/why"
 
 MIXED = diagnosis(
     ("a.fine", passed("all right")),
     ("a.warned", warned(f"warned of {LONG}")),
-    ("storage.broken", failed("found broken", LONG, "run this --now", link="https://example.org/why", fault="storage.broken.so")),
+    ("storage.broken", failed("found broken", LONG, "run this --now", link=LINK, fault="storage.broken.so")),
     ("b.one", skipped("needs storage.broken")),
     ("b.two", Finding("skip", "needs storage.broken", root="storage.broken")),
     ("b.four", Finding("skip", "needs b.five", root="b.five")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmbench.doctor.checks.registry import registered_faults
+from llmbench.doctor.checks.registry import title_of
 from llmbench.doctor.model import Check, Diagnosis, Finding
 
 # Where one of these fails, nothing trains.
@@ -33,8 +33,7 @@ def headline(diagnosis: Diagnosis) -> str:
 def _reason(pair: tuple[Check, Finding]) -> str:
     """The title of the fault: its cause and evidence are told below."""
     check, finding = pair
-    titles = {fault.id: fault.title for fault in registered_faults()}
-    return titles.get(finding.fault or "") or finding.cause or f"{check.id}: {finding.evidence}"
+    return title_of(finding.fault) or finding.cause or f"{check.id}: {finding.evidence}"
 
 
 def _more(count: int) -> str:

@@ -37,7 +37,8 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _problem(problem: Problem) -> Iterator[str]:
-    yield f"**{str(problem.finding['verdict']).upper()}** {code(problem.id)}"
+    title = escaped(str(problem.finding.get("title") or ""))
+    yield f"**{str(problem.finding['verdict']).upper()}** {code(problem.id)} {title}".rstrip()
     for label, value in words(problem):
         if label == "more":
             yield f"- More: <{value}>"

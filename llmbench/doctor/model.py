@@ -264,8 +264,11 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
 
 
 def _finding_json(finding: Finding) -> dict[str, Any]:
+    from llmbench.doctor.checks.registry import title_of
+
     ours = ("verdict", "link", "fault", "root")
-    return {name: value if name in ours else clean(value) for name, value in vars(finding).items()}
+    said = {name: value if name in ours else clean(value) for name, value in vars(finding).items()}
+    return said | {"title": title_of(finding.fault)}
 
 
 def clean(value: Any) -> Any:

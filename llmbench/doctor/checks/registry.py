@@ -61,6 +61,11 @@ def registered_faults() -> list[Fault]:
     return list(_faults.values())
 
 
+def title_of(fault: str | None) -> str | None:
+    """What is wrong, in a line, if a fault has this id."""
+    return _faults[fault].title if fault in _faults else None
+
+
 State = tuple[dict[str, Check], dict[str, Fault]]
 
 

@@ -45,11 +45,11 @@ _IMPORT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); __import__(s
 
 
 @cache
-def load() -> dict[str, str]:
-    """Imports all checks. Returns why a plug-in could not be imported, by its name."""
+def load() -> dict[str, str | None]:
+    """Imports all checks. Returns the plug-ins by name, and why one could not be imported."""
     for area in AREAS:
         import_module(f"llmbench.doctor.checks.{area}")
-    broken: dict[str, str] = {}
+    loaded: dict[str, str | None] = {}
     try:
         plugins = list(entry_points(group=PLUGINS))
     except Exception as error:  # whatever lies among the installed packages, doctor goes on
@@ -59,8 +59,8 @@ def load() -> dict[str, str]:
         reason = _load(entry) or registry.unsound()
         if reason:
             registry.restore(before)
-            broken[f"{entry.name} ({entry.value})"] = reason
-    return broken
+        loaded[f"{entry.name} ({entry.value})"] = reason
+    return loaded
 
 
 def _load(plugin: EntryPoint) -> str | None:

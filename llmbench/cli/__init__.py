@@ -16,6 +16,7 @@ from llmbench.cli.list import list_
 from llmbench.cli.report import report
 from llmbench.cli.run import run
 from llmbench.errors import UserError
+from llmbench.results.redact import redact
 
 USAGE = 2
 INTERRUPTED = 130
@@ -28,7 +29,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            print("llmbench: interrupted", file=sys.stderr)
+            _complain("llmbench: interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             # The reader (head, less) has gone, and the interpreter shall not try to flush what is left either.
@@ -78,12 +79,24 @@ def main() -> None:
     except UserError as error:
         if debug:
             raise
-        print(f"llmbench: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+        _complain(f"llmbench: {error.message}", *([f"  {error.hint}"] if error.hint else []))
         sys.exit(USAGE)
     except OSError as error:  # a full disk, a folder that vanished: a fault of the machine
         if debug:
             raise
-        print(f"llmbench: {error}", file=sys.stderr)
+        _complain(f"llmbench: {error}")
         sys.exit(USAGE)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left is to end, which needs no traceback
+
+
+def _complain(*lines: str) -> None:
+    """To stderr, without secrets; to nowhere if it is closed or full, since the exit code says it too."""
+    if sys.stderr is None:
+        return
+    try:
+        for line in lines:
+            print(redact(line), file=sys.stderr)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -2,81 +2,254 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from llmbench.cli.names import complete_check, complete_explained
 from llmbench.errors import UserError
 
 if TYPE_CHECKING:
     from llmbench.doctor.runner import Event
 
+_WHAT = "What to ask"
+_HOW = "How to ask"
+_OUTPUT = "What to print (one of these)"
+_BESIDE = "Beside it"
 
-def _complete_area(incomplete: str) -> list[str]:
-    from llmbench.doctor.checks import AREAS
 
-    return [area for area in AREAS if area.startswith(incomplete)]
+class _Output(StrEnum):
+    """What goes to stdout, by its option."""
+
+    text = "text"
+    json = "--json"
+    markdown = "--markdown"
+    github = "--github"
+    fix = "--fix"
+    explain = "--explain"
 
 
 def doctor(
     python: Annotated[
         str | None,
         typer.Option(
-            "--python", metavar="PATH", help="Interpreter to judge (this one); llmbench need not be installed there."
+            "--python",
+            metavar="PATH",
+            help="Interpreter to judge (this one); llmbench need not be installed there.",
+            rich_help_panel=_WHAT,
         ),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
             "--only",
-            metavar="AREA",
-            help="Only this area or check, and what it needs; may be repeated.",
-            autocompletion=_complete_area,
+            metavar="AREA|ID",
+            help="Only these areas or checks, and what they need. May be repeated, or A,B.",
+            autocompletion=complete_check,
+            rich_help_panel=_WHAT,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write a page.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for a warning too.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Do slow, thorough work too.")] = False,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--skip",
+            metavar="AREA|ID",
+            help="Not these areas or checks, nor what needs them. May be repeated, or A,B.",
+            autocompletion=complete_check,
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Do slow, thorough work too: minutes.", rich_help_panel=_WHAT)
+    ] = False,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="FILE",
+            help="Compare with another machine: FILE is what --json printed there.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    patience: Annotated[
+        float,
+        typer.Option(
+            "--patience", metavar="FACTOR", help="Factor of all deadlines, for slow machines.", rich_help_panel=_HOW
+        ),
+    ] = 1.0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 for a warning too.", rich_help_panel=_HOW)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="List what is fine, too.", rich_help_panel=_OUTPUT)
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document and nothing else.", rich_help_panel=_OUTPUT)
+    ] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="For a bug report: one paste, no secrets.", rich_help_panel=_OUTPUT)
+    ] = False,
+    as_github: Annotated[
+        bool,
+        typer.Option(
+            "--github",
+            help="Annotations of GitHub Actions, where they follow the text anyway.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
+    fix: Annotated[
+        bool,
+        typer.Option("--fix", help="A shell script of the safe fixes. Nothing is run.", rich_help_panel=_OUTPUT),
+    ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            "--explain",
+            metavar="ID",
+            help="What is known of an area, a check or a fault. Nothing is asked.",
+            autocompletion=complete_explained,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write a page.", rich_help_panel=_BESIDE)
+    ] = None,
 ) -> None:
     """Check this environment: does PyTorch work here, and if not, why, and what mends it?
 
-    Exit code 0: nothing failed; 1: something did, or with --strict warned.
+    Exit code 0: nothing failed; 1: something did, or with --strict warned; 2: wrong usage.
 
     For example:
 
         llmbench doctor
 
-        llmbench doctor --python .venv/bin/python --only compile --only storage
+        llmbench doctor --python .venv/bin/python --only compile,storage
 
-        llmbench doctor --json > doctor.json
+        llmbench doctor --markdown | xclip
+
+        llmbench doctor --fix > fix.sh; less fix.sh; . ./fix.sh
+
+        llmbench doctor --json > golden.json; ssh other llmbench doctor --baseline golden.json
+
+        llmbench doctor --explain torch.import
     """
-    from llmbench.doctor.runner import diagnose
+    output = _output(json=as_json, markdown=as_markdown, github=as_github, fix=fix, explain=explain is not None)
+    if explain is not None:
+        from llmbench.doctor.explain import explain as explanation
 
-    with _Progress(sys.stderr) as progress:
-        diagnosis = diagnose(python, only or (), deep=deep, on_event=progress)
+        _print(explanation(explain, min(_columns(), 100)))
+        return
+    if not math.isfinite(patience) or patience <= 0:
+        raise UserError(f"--patience {patience:g}: not a factor", "give a number above 0; 3 waits three times as long")
+    diagnosis = _diagnose(python, _split(only), _split(skip), deep, patience, baseline)
     document = diagnosis.to_json()
     if html:
         _write_page(html, document)
-    _print(_json(document) if as_json else _text(document))
+    _print(_drawn(document, output, verbose))
+    if output is _Output.github or (output is _Output.text and _on_github()):
+        _tell_github(document)
     raise typer.Exit(diagnosis.exit_code(strict))
 
 
-def _json(document: dict[str, Any]) -> str:
-    import json
+def _output(**asked: bool) -> _Output:
+    """The one output that was asked for.
 
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    Raises:
+        UserError: there are several.
+    """
+    outputs = [_Output[name] for name, wanted in asked.items() if wanted]
+    if len(outputs) > 1:
+        raise UserError(f"{' and '.join(outputs)} are different outputs", "ask for one of them")
+    return outputs[0] if outputs else _Output.text
 
 
-def _text(document: dict[str, Any]) -> str:
+def _split(names: list[str] | None) -> list[str]:
+    return [name.strip() for given in names or () for name in given.split(",") if name.strip()]
+
+
+def _diagnose(
+    python: str | None, only: list[str], skip: list[str], deep: bool, patience: float, baseline: Path | None
+) -> Any:
+    from llmbench.doctor import baseline as comparison
+    from llmbench.doctor.runner import diagnose
+
+    golden = comparison.load(baseline) if baseline else None
+    # What a plug-in prints has no place in a document.
+    with _ended_as_interrupted(), _Progress(sys.stderr) as progress, contextlib.redirect_stdout(io.StringIO()):
+        diagnosis = diagnose(python, only, skip, deep, patience, progress)
+    return comparison.compared(diagnosis, golden) if golden else diagnosis
+
+
+@contextlib.contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Whoever ends this process by a signal also ends those that it has started."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _drawn(document: dict[str, Any], output: _Output, verbose: bool) -> str:
+    if output is _Output.json:
+        import json
+
+        return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    if output is _Output.markdown:
+        from llmbench.doctor.markdown import markdown
+
+        return markdown(document)
+    if output is _Output.fix:
+        from llmbench.doctor.fix import fix_script
+
+        return fix_script(document)
+    if output is _Output.github:
+        return ""
+    from llmbench.doctor.github import harmless
     from llmbench.doctor.render import text
 
-    on_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return text(document, shutil.get_terminal_size((100, 24)).columns, on_terminal)
+    drawn = text(document, _columns(), sys.stdout is not None and sys.stdout.isatty(), verbose)
+    return harmless(drawn) if _on_github() else drawn
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def _on_github() -> bool:
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def _tell_github(document: dict[str, Any]) -> None:
+    """Annotations, and the summary of the step, where there is one."""
+    from llmbench.doctor.github import workflow_commands
+    from llmbench.doctor.markdown import markdown
+
+    _print(workflow_commands(document))
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        try:
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write(markdown(document))
+        except OSError as error:
+            typer.echo(f"llmbench: GITHUB_STEP_SUMMARY: {error.strerror}", err=True)
 
 
 def _write_page(file: Path, document: dict[str, Any]) -> None:
@@ -98,9 +271,8 @@ def _print(text: str) -> None:
     """
     if sys.stdout is None:
         return
-    encoding = sys.stdout.encoding or "ascii"
     try:
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.write(_encodable(text, sys.stdout.encoding or "ascii"))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -108,6 +280,33 @@ def _print(text: str) -> None:
         # What could not be written stays buffered, and would fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise UserError(f"cannot write to standard output: {error.strerror}") from None
+
+
+_ASCII = str.maketrans(
+    {
+        "≤": "<=",
+        "≥": ">=",
+        "×": "x",
+        "→": "->",
+        "…": "...",
+        "–": "-",
+        "—": "-",
+        "·": "-",
+        "−": "-",
+        "±": "+-",
+        "°": "deg ",
+    }
+    | {"‘": "'", "’": "'", "“": '"', "”": '"', "µ": "u", "✓": "ok", "²": "^2", "≠": "!="}
+)
+
+
+def _encodable(text: str, encoding: str) -> str:
+    """The text with what the encoding lacks as something like it, or as its escape."""
+    try:
+        text.encode(encoding)
+        return text
+    except UnicodeEncodeError:
+        return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
 
 
 class _Progress:

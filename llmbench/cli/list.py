@@ -20,6 +20,7 @@ class What(StrEnum):
     modes = "modes"
     suites = "suites"
     checks = "checks"
+    faults = "faults"
     settings = "settings"
     schema = "schema"
 
@@ -32,7 +33,7 @@ def list_(
     ] = sys.executable,
     device: Annotated[DeviceKind, typer.Option(help="Of modes: where they shall run.")] = DeviceKind.auto,
 ) -> None:
-    """List what there is: workloads, modes, suites, checks, settings of a suite, or the JSON schema of records.
+    """List what there is: workloads, modes, suites, checks, faults, settings of a suite, or the JSON schema of records.
 
     Examples:
         llmbench list workloads
@@ -113,9 +114,19 @@ def _suites() -> list[dict[str, Any]]:
 
 
 def _checks() -> list[dict[str, Any]]:
-    from llmbench.doctor.checks import all_checks
+    from llmbench.doctor.checks import all_checks, all_faults
 
-    return [{"check": check.id, "area": check.area, "what": check.title} for check in all_checks()]
+    faults = [fault.check for fault in all_faults()]
+    return [
+        {"check": check.id, "area": check.area, "faults": faults.count(check.id), "what": check.title}
+        for check in all_checks()
+    ]
+
+
+def _faults() -> list[dict[str, Any]]:
+    from llmbench.doctor.checks import all_faults
+
+    return [{"fault": fault.id, "verdict": fault.verdict, "what": fault.title} for fault in all_faults()]
 
 
 def _settings() -> list[dict[str, Any]]:
@@ -138,6 +149,7 @@ _ROWS = {
     What.modes: _modes,
     What.suites: _suites,
     What.checks: _checks,
+    What.faults: _faults,
     What.settings: _settings,
     What.schema: _schema,
 }

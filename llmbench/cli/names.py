@@ -22,3 +22,21 @@ def complete_mode(incomplete: str) -> list[str]:
     before, plus, last = incomplete.rpartition("+")
     names = MODES if plus else [EAGER, *MODES]
     return [before + plus + name for name in names if name.startswith(last)]
+
+
+def complete_check(incomplete: str) -> list[str]:
+    """Areas and checks of doctor, after the last comma."""
+    from llmbench.doctor.checks import all_checks
+
+    before, comma, last = incomplete.rpartition(",")
+    checks = all_checks()
+    names = [*dict.fromkeys(check.area for check in checks), *(check.id for check in checks)]
+    return [before + comma + name for name in names if name.startswith(last)]
+
+
+def complete_explained(incomplete: str) -> list[str]:
+    """Areas, checks and faults of doctor."""
+    from llmbench.doctor.checks import all_faults
+
+    faults = [fault.id for fault in all_faults() if fault.id.startswith(incomplete)]
+    return complete_check(incomplete) + faults if "," not in incomplete else []

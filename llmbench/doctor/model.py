@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmbench.results.redact import redact
+from llmbench.results.redact import MASK, is_secret_name, redact
 
 if TYPE_CHECKING:
     from llmbench.doctor.runner import Context
@@ -18,7 +20,8 @@ Verdict = Literal["pass", "warn", "fail", "skip", "incomplete"]
 VERDICTS: tuple[Verdict, ...] = ("fail", "incomplete", "warn", "pass", "skip")
 """Worst first. ``incomplete``: the check could not be carried out, so nothing is known."""
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]+")
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,16 @@ class Fault:
             verdict: if it is graver, or less grave, than in general; so with ``cause``, ``fix`` and ``script``.
             values: for the placeholders; ``free_space`` fills ``<free space>``.
         """
-        texts = [cause or self.cause, fix or self.fix, script or (None if fix else self.script)]
-        filled = [text and fill(text, values) for text in texts]
-        return Finding(verdict or self.verdict, evidence, filled[0], filled[1], self.link, self.id, filled[2])
+        script = script or (None if fix else self.script)
+        return Finding(
+            verdict or self.verdict,
+            evidence,
+            fill(cause or self.cause, values),
+            fill(fix or self.fix, values),
+            self.link,
+            self.id,
+            script and fill_script(script, values),
+        )
 
 
 def fill(text: str, values: Mapping[str, object]) -> str:
@@ -118,6 +128,15 @@ def fill(text: str, values: Mapping[str, object]) -> str:
     for name, value in values.items():
         text = text.replace(f"<{name.replace('_', ' ')}>", str(value))
     return text
+
+
+def fill_script(script: str, values: Mapping[str, object]) -> str:
+    """As ``fill``, with each value quoted for the shell as one word; a list or tuple as so many words."""
+
+    def words(value: object) -> str:
+        return shlex.join(map(str, value)) if isinstance(value, list | tuple) else shlex.quote(str(value))
+
+    return fill(script, {name: words(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -226,7 +245,8 @@ class Diagnosis:
             "facts": self.facts,
             "environment": self.environment,
         }
-        return {key: clean(value) for key, value in document.items()}
+        ours = ("verdict", "counts", "checks")  # their words are known, and no secret looks like them
+        return {key: value if key in ours else clean(value) for key, value in document.items()}
 
 
 def _answer_json(answer: Answer) -> dict[str, Any]:
@@ -239,16 +259,39 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
         "seconds": round(answer.seconds, 2),
         "needs": list(check.needs),
         "follows": list(check.follows),
-        "findings": [vars(finding) for finding in answer.findings],
+        "findings": [_finding_json(finding) for finding in answer.findings],
     }
+
+
+def _finding_json(finding: Finding) -> dict[str, Any]:
+    from llmbench.doctor.checks.registry import title_of
+
+    ours = ("verdict", "link", "fault", "root")
+    said = {name: value if name in ours else clean(value) for name, value in vars(finding).items()}
+    return said | {"title": title_of(finding.fault)}
 
 
 def clean(value: Any) -> Any:
     """The value with every text redacted, without control characters, and with bytes that are no UTF-8 escaped."""
     if isinstance(value, str):
-        return redact(_CONTROL.sub("", value).encode("utf-8", "backslashreplace").decode())
+        known = redact(value)
+        shown = _printable(known)
+        # A secret may hold what is not printable, or be made whole by leaving it out.
+        return shown if shown == known else redact(shown)
     if isinstance(value, dict):
-        return {clean(key): clean(item) for key, item in value.items()}
+        return {clean(key): _clean_item(key, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [clean(item) for item in value]
-    return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no word for it
+    return value if value is None or isinstance(value, bool | int | float) else clean(str(value))
+
+
+def _clean_item(name: Any, value: Any) -> Any:
+    return MASK if isinstance(value, str) and isinstance(name, str) and is_secret_name(name) else clean(value)
+
+
+def _printable(text: str) -> str:
+    """The arguments of a command line are kept apart by a control character."""
+    text = _CONTROL.sub(" ", _COLOUR.sub("", text))
+    return text.encode("utf-8", "backslashreplace").decode()

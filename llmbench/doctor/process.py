@@ -22,7 +22,7 @@ REQUESTS = "{requests}"
 _NOISE_BYTES = 64 * 1024
 _TICK = 0.02
 _EXIT_GRACE = 5.0
-_MOST_STARVED = 2.0
+MOST_STARVED = 2.0
 """Deadlines are put off by at most so many times their length for a process that waits for a CPU."""
 
 
@@ -363,7 +363,7 @@ def _listen(process: _Process, pipes: _Pipes, end: float, stay: bool) -> _Heard:
             return heard(timed_out=True)
         if now > end + longer:
             # On a busy machine a process that waits for a CPU is slow, not hung.
-            more = min(_starved(process.pid), _MOST_STARVED * (end - started))
+            more = min(_starved(process.pid), MOST_STARVED * (end - started))
             if now > end + more:
                 return heard(timed_out=True)
             longer = more

@@ -1,87 +1,105 @@
-"""A diagnosis as text for people: what it means, what to mend, and one line for each thing that is fine."""
+"""A diagnosis as text for people: what it means, what to mend and what follows from it; quiet about what is fine."""
 
 from __future__ import annotations
 
-import io
+import os
 import textwrap
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
+from llmbench.doctor.outline import Outline, Problem, findings, outline, summary, words
 
 WIDTH = 100
-_STYLES = {"fail": "bold red", "incomplete": "bold magenta", "warn": "bold yellow", "pass": "green", "skip": "dim"}
-_PROBLEMS = ("fail", "incomplete", "warn")
-_ID_WIDTH = 26
+_NARROW = 50
+_COLOURS = {"bold": "1", "dim": "2", "fail": "1;31", "incomplete": "1;35", "warn": "1;33", "pass": "32", "skip": "2"}
+_INDENT = 6
+_LABEL = 8
+_ID = 28
 
 
-def text(document: Mapping[str, Any], width: int = WIDTH, colours: bool = False) -> str:
+def text(document: Mapping[str, Any], width: int = 80, colours: bool = False, verbose: bool = False) -> str:
     """Draws what ``Diagnosis.to_json`` gives.
 
     Args:
         document: redacted already.
         width: columns, at most 100 are used. Only a word that is longer, such as a path, stands out.
         colours: whether the reader is a terminal; ``NO_COLOR`` is heeded.
+        verbose: whether to list what is fine and what does not apply.
     """
-    console = Console(
-        file=io.StringIO(), width=max(40, min(width, WIDTH)), force_terminal=colours, highlight=False, emoji=False
-    )
-    for line in _lines(document, console.width):
-        console.print(line, soft_wrap=True)
-    written = console.file
-    assert isinstance(written, io.StringIO)
-    return written.getvalue()
+    page = _Page(max(20, min(width, WIDTH)), colours and not os.environ.get("NO_COLOR"))
+    return "\n".join(page.lines(document, verbose)) + "\n"
 
 
-def _lines(document: Mapping[str, Any], width: int) -> Iterator[Text]:
-    yield from (Text(line, style="bold") for line in textwrap.wrap(document["headline"], width))
-    yield Text()
-    findings = [(check, finding) for check in document["checks"] for finding in check["findings"]]
-    for verdict in _PROBLEMS:
-        for check, finding in findings:
-            if finding["verdict"] == verdict:
-                yield from _problem(check, finding, width)
-                yield Text()
-    unasked: Counter[str] = Counter()
-    for check, finding in findings:
-        if finding["verdict"] == "pass":
-            yield _line("pass", "ok", check["id"], finding["evidence"], width)
-        elif finding["verdict"] == "skip" and finding["evidence"].startswith("needs "):
-            unasked[finding["evidence"].removeprefix("needs ")] += 1
-    for check, finding in findings:
-        if finding["verdict"] == "skip" and not finding["evidence"].startswith("needs "):
-            yield _line("skip", "-", check["id"], finding["evidence"], width)
-    for need, count in unasked.items():
-        yield _line("skip", "-", f"{count} not asked", f"they need {need}", width)
-    yield Text()
-    yield Text(_summary(document), style="dim")
+class _Page:
+    def __init__(self, width: int, colours: bool) -> None:
+        self._width = width
+        self._colours = colours
+
+    def lines(self, document: Mapping[str, Any], verbose: bool) -> Iterator[str]:
+        told = outline(document)
+        yield from self._wrapped(str(document.get("headline") or ""), "bold")
+        yield ""
+        for problem in told.problems:
+            yield from self._problem(problem)
+            yield ""
+        quiet = _quiet(told, verbose)
+        if verbose:
+            for word, checks in (("ok", told.fine), ("-", told.idle)):
+                for check in checks:
+                    yield from self._check(word, check)
+            yield ""
+        if quiet:
+            yield from self._wrapped(quiet, "dim")
+        yield from self._wrapped(f"{summary(document)}. More: llmbench doctor --explain ID", "dim")
+
+    def _problem(self, problem: Problem) -> Iterator[str]:
+        verdict = str(problem.finding["verdict"])
+        yield f"{self._in(verdict, f'{verdict.upper():<5}')} {self._in('bold', problem.id)}"
+        before = ""
+        for label, value in words(problem):
+            yield from self._labelled("" if label == before else label, value, "bold" if label == "fix" else "")
+            before = label
+
+    def _check(self, word: str, check: Mapping[str, Any]) -> Iterator[str]:
+        style = "pass" if word == "ok" else "skip"
+        evidence = "; ".join(str(finding.get("evidence") or "") for finding in findings(check))
+        id = str(check.get("id"))
+        if self._width < _NARROW or len(id) > _ID:
+            yield f"{self._in(style, f'{word:<2}')} {id}"
+            yield from self._indented(evidence, 3, "dim")
+            return
+        lines = _wrap(evidence, self._width - _ID - 4) or [""]
+        for number, line in enumerate(lines):
+            before = f"{self._in(style, f'{word:<2}')} {id:<{_ID}}" if number == 0 else " " * (_ID + 3)
+            yield f"{before} {self._in('dim', line)}".rstrip()
+
+    def _labelled(self, label: str, value: str, style: str) -> Iterator[str]:
+        if self._width < _NARROW:
+            yield from self._indented(f"{label}: {value}" if label else value, 2, style)
+            return
+        for number, line in enumerate(_wrap(value, self._width - _INDENT - _LABEL)):
+            before = " " * _INDENT + f"{label if number == 0 else '':<{_LABEL}}"
+            yield self._in("dim", before) + self._in(style, line)
+
+    def _indented(self, value: str, indent: int, style: str) -> Iterator[str]:
+        for line in _wrap(value, self._width - indent):
+            yield " " * indent + self._in(style, line)
+
+    def _wrapped(self, value: str, style: str) -> Iterator[str]:
+        for line in _wrap(value, self._width):
+            yield self._in(style, line)
+
+    def _in(self, style: str, text: str) -> str:
+        return f"\x1b[{_COLOURS[style]}m{text}\x1b[0m" if self._colours and style and text.strip() else text
 
 
-def _problem(check: Mapping[str, Any], finding: Mapping[str, Any], width: int) -> Iterator[Text]:
-    verdict = finding["verdict"]
-    yield Text.assemble((f"{verdict.upper():<5}", _STYLES[verdict]), (f" {check['id']}", "bold"))
-    for name, value in (("found", finding["evidence"]), ("cause", finding["cause"]), ("fix", finding["fix"])):
-        yield from _labelled(name, value, width)
-    yield from _labelled("more", finding["link"], width)
+def _wrap(value: str, width: int) -> list[str]:
+    return textwrap.wrap(value, width, break_long_words=False, break_on_hyphens=False)
 
 
-def _labelled(name: str, value: str | None, width: int) -> Iterator[Text]:
-    lines = textwrap.wrap(value or "", width - 14, break_long_words=False, break_on_hyphens=False)
-    for number, line in enumerate(lines):
-        label = name if number == 0 else ""
-        yield Text.assemble(("      " + f"{label:<8}", "dim"), (line, "bold" if name == "fix" else ""))
-
-
-def _line(verdict: str, word: str, id: str, evidence: str, width: int) -> Text:
-    room = width - _ID_WIDTH - 4
-    short = evidence if len(evidence) <= room else evidence[: room - 3].rstrip() + "..."
-    return Text.assemble((f"{word:<3}", _STYLES[verdict]), f" {id:<{_ID_WIDTH}}", (short, "dim"))
-
-
-def _summary(document: Mapping[str, Any]) -> str:
-    counts = document["counts"]
-    parts = [f"{counts[verdict]} {verdict}" for verdict in (*_PROBLEMS, "pass", "skip") if counts.get(verdict)]
-    count = len(document["checks"])
-    return f"{count} check{'s' if count != 1 else ''} in {document['seconds']:.1f} s: {', '.join(parts)}"
+def _quiet(told: Outline, verbose: bool) -> str:
+    fine, idle = len(told.fine), len(told.idle)
+    parts = [f"{fine} check{'s are' if fine != 1 else ' is'} fine"] if fine else []
+    if idle:
+        parts.append(f"{idle} do{'es' if idle == 1 else ''} not apply")
+    return ", ".join(parts) + ("" if verbose else " (-v shows them)") if parts else ""

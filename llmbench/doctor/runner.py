@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shlex
 import shutil
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from llmbench import __version__
 from llmbench.doctor.checks import all_checks
-from llmbench.doctor.model import Answer, Check, Diagnosis, Finding, fill
-from llmbench.doctor.process import CHANNEL, REQUESTS, Outcome, Processes, Server
+from llmbench.doctor.model import Answer, Check, Diagnosis, Finding, fill, fill_script
+from llmbench.doctor.process import CHANNEL, MOST_STARVED, REQUESTS, Outcome, Processes, Server
 from llmbench.errors import UserError, nearest
 from llmbench.results import redact
 
 PROBES = Path(__file__).resolve().parent / "probes"
 _AT_ONCE = 6
 """Checks mostly wait: for a process, a disk, a name server."""
+_GRACE = 10.0
+"""Seconds that a check may take longer than it says before it is given up."""
+
+
+class Alarm:
+    """When a check is given up: what it waits for by itself, without a process, may never answer."""
+
+    def __init__(self) -> None:
+        self.rings_at = math.inf
+
+    def put_off(self, seconds: float) -> None:
+        """At the start of something that may take so long, and that ends by itself."""
+        self.rings_at = time.monotonic() + seconds + _GRACE
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,7 @@ class Context:
         patience: factor of all deadlines.
         facts: what the checks found out, by fact; a check may rely on the facts of those it needs.
         deadline: seconds that the check at hand may take.
+        alarm: when it is given up.
     """
 
     python: str
@@ -47,6 +64,7 @@ class Context:
     patience: float = 1.0
     facts: dict[str, Any] = field(default_factory=dict)
     deadline: float = 60.0
+    alarm: Alarm = field(default_factory=lambda: Alarm())
     _torch: list[Server] = field(default_factory=list)
 
     def probe(
@@ -109,7 +127,9 @@ class Context:
         return {name: value for name, value in variables.items() if value is not None}
 
     def _patient(self, deadline: float | None) -> float:
-        return self.patience * (deadline or self.deadline)
+        seconds = self.patience * (deadline or self.deadline)
+        self.alarm.put_off((1 + MOST_STARVED) * seconds + self.patience * self.deadline)
+        return seconds
 
     def command(self, argv: Sequence[str], deadline: float | None = None) -> Outcome:
         """Runs a program of this machine."""
@@ -229,8 +249,8 @@ def _all_needs(by_id: Mapping[str, Check], id: str) -> set[str]:
 def _ask_all(checks: Sequence[Check], context: Context, tell: Callable[[Event], None]) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     waiting = {check.id: check for check in checks}
-    running: dict[Future[Answer], Check] = {}
-    pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="doctor")
+    running: dict[str, tuple[Check, Alarm]] = {}
+    given: SimpleQueue[Answer] = SimpleQueue()
     try:
         while waiting or running:
             for check in _ready(waiting, answers):
@@ -238,21 +258,56 @@ def _ask_all(checks: Sequence[Check], context: Context, tell: Callable[[Event], 
                 if root:
                     answers[check.id] = Answer(check, (Finding("skip", f"needs {root}", root=root),), 0.0)
                     tell(Finished(answers[check.id], len(checks)))
-                elif _may_start(check, running.values()):
-                    running[pool.submit(_ask, check, context)] = check
+                elif _may_start(check, [other for other, _ in running.values()]):
+                    running[check.id] = check, _start(check, context, given)
                     tell(Started(check, len(checks)))
                 else:
                     continue
                 del waiting[check.id]
-            if running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    answers[running.pop(future).id] = future.result()
-                    tell(Finished(future.result(), len(checks)))
+            for answer in _given(given, running):
+                del running[answer.check.id]
+                answers[answer.check.id] = answer
+                tell(Finished(answer, len(checks)))
     finally:
         context.processes.stop()
-        pool.shutdown(wait=False, cancel_futures=True)
     return answers
+
+
+def _start(check: Check, context: Context, given: SimpleQueue[Answer]) -> Alarm:
+    """Asks a check in a thread of its own, for which nobody waits at the end."""
+    alarm = Alarm()
+    alarm.put_off(context.patience * check.deadline)
+    own = replace(context, deadline=check.deadline, alarm=alarm)
+    try:
+        threading.Thread(target=lambda: given.put(_ask(check, own)), name=check.id, daemon=True).start()
+    except RuntimeError:  # the limits of this machine allow no further thread
+        given.put(_ask(check, own))
+    return alarm
+
+
+def _given(given: SimpleQueue[Answer], running: Mapping[str, tuple[Check, Alarm]]) -> Iterator[Answer]:
+    """Waits for an answer; without one, gives up the checks whose time is over."""
+    if not running:
+        return
+    first = min(alarm.rings_at for _, alarm in running.values())
+    try:
+        answer = given.get(timeout=max(0.01, first - time.monotonic()))
+    except Empty:
+        now = time.monotonic()
+        yield from [_given_up(check) for check, alarm in running.values() if alarm.rings_at <= now]
+    else:
+        if answer.check.id in running:  # else it was given up before
+            yield answer
+
+
+def _given_up(check: Check) -> Answer:
+    finding = Finding(
+        "incomplete",
+        f"{check.id} did not come back within {check.deadline + _GRACE:.0f} s",
+        "it waits for something of this machine that does not answer, such as a file system of a server that is gone",
+        f"look for it with: cat /proc/mounts  (or leave it out: llmbench doctor --skip {check.id})",
+    )
+    return Answer(check, (finding,), check.deadline + _GRACE)
 
 
 def _ready(waiting: Mapping[str, Check], answers: Mapping[str, Answer]) -> list[Check]:
@@ -291,9 +346,13 @@ def _to_their_roots(answers: Sequence[Answer], python: str) -> list[Answer]:
         root = gravity and _root(answer.check, gravity, by_id)
         if root:
             return replace(finding, verdict="skip", evidence=f"follows from {root}: {finding.evidence}", root=root)
-        texts = (finding.cause, finding.fix, finding.script)
-        cause, fix, script = (text and fill(text, {"python": python}) for text in texts)
-        return replace(finding, cause=cause, fix=fix, script=script)
+        here = {"python": python}
+        return replace(
+            finding,
+            cause=finding.cause and fill(finding.cause, here),
+            fix=finding.fix and fill(finding.fix, {"python": shlex.quote(python)}),
+            script=finding.script and fill_script(finding.script, here),
+        )
 
     return [replace(a, findings=tuple(explain(a, finding) for finding in a.findings)) for a in answers]
 
@@ -309,9 +368,9 @@ def _root(check: Check, gravity: int, by_id: Mapping[str, Answer]) -> str | None
 def _ask(check: Check, context: Context) -> Answer:
     started = time.monotonic()
     try:
-        findings = tuple(check.run(replace(context, deadline=check.deadline)))
-    except Exception as error:
-        # A fault of doctor's own: it must be seen, and must not hide the other checks' findings.
+        findings = tuple(check.run(context))
+    except BaseException as error:
+        # A fault of doctor's own, or of a plug-in: it must be seen, and must not hide the other checks' findings.
         findings = (
             Finding(
                 "incomplete",

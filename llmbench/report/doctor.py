@@ -1,4 +1,4 @@
-"""The page of a diagnosis: what it means, what to fix first, a text for a bug report, every finding."""
+"""The page of a diagnosis: what it means, what to fix first and what follows from it, every finding, all facts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench.report.format import NOTHING, count, duration, flatten, plain, shorten, timestamp
+from llmbench.doctor.facts import first as first_facts
+from llmbench.doctor.fix import fix_script, is_complete
+from llmbench.doctor.outline import Problem, outline
+from llmbench.report.format import count, duration, flatten, plain, shorten, timestamp
 from llmbench.report.page import render
 from llmbench.report.verdict import Verdict, pills
 
@@ -23,45 +26,41 @@ VERDICTS = {
 }
 """Worst first."""
 
-_REPORTED = (
-    "python.version",
-    "python.platform",
-    "torch.version",
-    "torch.git",
-    "torch.cuda",
-    "torch.hip",
-    "nvidia.driver",
-    "nvidia.devices",
-    "compiler.title",
-    "cpus.usable",
-    "torch.cpu_capability",
-    "memory.total_bytes",
-)
-"""Facts that a bug report begins with."""
-
 
 @dataclass(frozen=True)
 class FindingView:
-    """One row of the table. ``link`` is an https address or None."""
+    """One finding. ``link`` is an https address or None; ``root`` is the check that it follows from."""
 
     verdict: Verdict
     area: str
     check: str
+    fault: str | None
     title: str
     evidence: str
     cause: str | None
     fix: str | None
     link: str | None
+    root: str | None
 
     @property
-    def is_problem(self) -> bool:
-        return self.verdict.key in ("fail", "incomplete", "warn")
+    def id(self) -> str:
+        """What ``llmbench doctor --explain`` knows it by."""
+        return self.fault or self.check
+
+
+@dataclass(frozen=True)
+class ProblemView:
+    """A problem, what follows from it (name and evidence), and the checks that could not be asked."""
+
+    finding: FindingView
+    follows: list[tuple[str, str]]
+    unasked: list[str]
 
 
 def doctor_page(document: Mapping[str, Any]) -> str:
     """The HTML of ``llmbench doctor --json``'s document. What is missing from it is left out of the page."""
     findings = _findings(document)
-    problems = [finding for finding in findings if finding.is_problem]
+    problems = [_problem(problem) for problem in outline(document).problems]
     checks = _list(document.get("checks"))
     seconds = document.get("seconds")
     took = f"{count(len(checks), 'check')} in {duration(seconds)}" if isinstance(seconds, int | float) else None
@@ -73,13 +72,18 @@ def doctor_page(document: Mapping[str, Any]) -> str:
         title=_text(document.get("headline")) or _headline(findings),
         meta=[part for part in meta if part],
         pills=pills((finding.verdict for finding in findings), VERDICTS),
-        first=problems[:3],
-        others=len(problems) - 3,
+        problems=problems,
+        shown=_SHOWN,
         bug_report=_bug_report(document, problems),
+        fix_script=_script(document),
         findings=findings,
         every_key=[(key, plain(value)) for key, value in flatten(facts)],
         variables=[(key, plain(value)) for key, value in flatten(_mapping(document.get("environment")))],
     )
+
+
+_SHOWN = 3
+"""Problems that are not folded."""
 
 
 def _findings(document: Mapping[str, Any]) -> list[FindingView]:
@@ -100,12 +104,32 @@ def _finding(check: Mapping[str, Any], finding: Mapping[str, Any]) -> FindingVie
         verdict=VERDICTS.get(key) or Verdict("incomplete", "?", key, "warn"),
         area=_text(check.get("area")) or "",
         check=_text(check.get("id")) or "",
-        title=_text(check.get("title")) or _text(check.get("id")) or "a check without a name",
+        fault=_text(finding.get("fault")),
+        title=_text(finding.get("title"))
+        or _text(check.get("title"))
+        or _text(check.get("id"))
+        or "a check without a name",
         evidence=_text(finding.get("evidence")) or "",
         cause=_text(finding.get("cause")),
         fix=_text(finding.get("fix")),
         link=link if link and link.startswith("https://") else None,
+        root=_text(finding.get("root")),
     )
+
+
+def _problem(problem: Problem) -> ProblemView:
+    followers = [_finding(check, finding) for check, finding in problem.follows]
+    return ProblemView(
+        _finding(problem.check, problem.finding),
+        [(finding.id, finding.evidence.partition(": ")[2] or finding.evidence) for finding in followers],
+        problem.unasked,
+    )
+
+
+def _script(document: Mapping[str, Any]) -> str | None:
+    """The script of the safe fixes, if there is one."""
+    scripts = [problem.finding.get("script") for problem in outline(document).problems]
+    return fix_script(document) if any(script and is_complete(str(script)) for script in scripts) else None
 
 
 def _headline(findings: Sequence[FindingView]) -> str:
@@ -118,14 +142,12 @@ def _headline(findings: Sequence[FindingView]) -> str:
     }.get(worst, "Nothing was checked")
 
 
-def _bug_report(document: Mapping[str, Any], problems: Sequence[FindingView]) -> str:
+def _bug_report(document: Mapping[str, Any], problems: Sequence[ProblemView]) -> str:
     """Plain text to paste elsewhere."""
-    version, headline = _text(document.get("llmbench")) or "", _text(document.get("headline")) or ""
-    lines = [f"llmbench {version} doctor: {headline}"]
-    facts = {key: plain(value) for key, value in flatten(_mapping(document.get("facts")))}
-    known = [key for key in _REPORTED if facts.get(key, NOTHING) != NOTHING]
-    lines += [_text(document.get("python")) or "", *(f"{key}: {shorten(facts[key], 120)}" for key in known), ""]
-    lines += [f"{p.verdict.word.upper()} {p.check}: {shorten(p.evidence, 300)}" for p in problems]
+    lines = [f"llmbench doctor: {_text(document.get('headline')) or ''}"]
+    lines += [f"{name}: {shorten(value, 120)}" for name, value in first_facts(document)]
+    found = [problem.finding for problem in problems]
+    lines += ["", *(f"{f.verdict.word.upper()} {f.id}: {shorten(f.evidence, 300)}" for f in found)]
     return "\n".join(lines).strip()
 
 

@@ -6,11 +6,17 @@ checks and faults when it is imported, as the files here do.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from contextlib import redirect_stdout
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from io import StringIO
+from signal import Signals
 
-from llmbench.doctor.checks.registry import registered, registered_faults
+from llmbench.doctor.checks import registry
 from llmbench.doctor.model import Check, Fault
 
 AREAS = (
@@ -27,33 +33,64 @@ AREAS = (
     "gpu",
     "stress",
     "plugins",
+    "baseline",
 )
 """In the order in which they are told; those of plug-ins come after."""
 
 PLUGINS = "llmbench.checks"
 
 
+_DEADLINE = 10.0
+_IMPORT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); __import__(sys.argv[2])"
+
+
 @cache
-def load() -> dict[str, str]:
-    """Imports all checks. Returns why a plug-in could not be imported, by its name."""
+def load() -> dict[str, str | None]:
+    """Imports all checks. Returns the plug-ins by name, and why one could not be imported."""
     for area in AREAS:
         import_module(f"llmbench.doctor.checks.{area}")
-    broken = {}
-    for entry in entry_points(group=PLUGINS):
-        try:
-            entry.load()
-        except Exception as error:  # whatever somebody else's code raises, doctor goes on
-            broken[f"{entry.name} ({entry.value})"] = f"{type(error).__name__}: {error}"
-    return broken
+    loaded: dict[str, str | None] = {}
+    try:
+        plugins = list(entry_points(group=PLUGINS))
+    except Exception as error:  # whatever lies among the installed packages, doctor goes on
+        return {PLUGINS: f"the entry points cannot be read: {type(error).__name__}: {error}"}
+    for entry in plugins:
+        before = registry.state()
+        reason = _load(entry) or registry.unsound()
+        if reason:
+            registry.restore(before)
+        loaded[f"{entry.name} ({entry.value})"] = reason
+    return loaded
+
+
+def _load(plugin: EntryPoint) -> str | None:
+    """Imports a plug-in, first in a process of its own: it may hang or crash. Returns why it cannot be imported."""
+    argv = [sys.executable, "-c", _IMPORT, json.dumps(sys.path), plugin.module]
+    try:
+        tried = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_DEADLINE)
+    except subprocess.TimeoutExpired:
+        return f"its import gave no answer within {_DEADLINE:.0f} s"
+    except OSError as error:
+        return f"its import could not be tried: {error}"
+    if tried.returncode < 0:
+        return f"its import was killed by {Signals(-tried.returncode).name}"
+    try:
+        with redirect_stdout(StringIO()):  # it would stand in the middle of --json
+            plugin.load()
+    except (Exception, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def all_checks() -> list[Check]:
     """Every check, in the order of the areas and of their files."""
     load()
-    return sorted(registered(), key=lambda check: AREAS.index(check.area) if check.area in AREAS else len(AREAS))
+    return sorted(
+        registry.registered(), key=lambda check: AREAS.index(check.area) if check.area in AREAS else len(AREAS)
+    )
 
 
 def all_faults() -> list[Fault]:
     """Every fault that can be told, in the order of the checks."""
     order = {check.id: number for number, check in enumerate(all_checks())}
-    return sorted(registered_faults(), key=lambda fault: order[fault.check])
+    return sorted(registry.registered_faults(), key=lambda fault: order[fault.check])

@@ -19,10 +19,13 @@ BROKEN = fault(
 
 @check("plugins.load", "Checks of other packages can be imported")
 def plugins(context: Context) -> Iterator[Finding]:
+    """Tells of what happened when they were imported, at the start."""
     from llmbench.doctor.checks import PLUGINS, load
 
-    broken = load()
-    for name, reason in broken.items():
-        yield BROKEN.found(f"entry point {name} of group {PLUGINS}: {reason}")
-    if not broken:
-        yield passed("none is broken")
+    reasons = load()
+    for name, reason in reasons.items():
+        if reason:
+            yield BROKEN.found(f"entry point {name} of group {PLUGINS}: {reason}")
+    if not any(reasons.values()):
+        count = f"{len(reasons)} package{'s bring' if len(reasons) > 1 else ' brings'} checks"
+        yield passed(f"{count}: {', '.join(reasons)}" if reasons else "no other package brings checks")

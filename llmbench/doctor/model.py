@@ -57,14 +57,6 @@ def skipped(reason: str) -> Finding:
     return Finding("skip", reason)
 
 
-def warning(evidence: str, cause: str, fix: str, link: str | None = None) -> Finding:
-    return Finding("warn", evidence, cause, fix, link)
-
-
-def failure(evidence: str, cause: str, fix: str, link: str | None = None) -> Finding:
-    return Finding("fail", evidence, cause, fix, link)
-
-
 @dataclass(frozen=True)
 class Fault:
     """One thing that can be wrong with a machine, told apart from all others.

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.gpus import nvidia_devices
 from llmbench.doctor.model import Fault, Finding, passed, skipped
 from llmbench.doctor.network import network
 from llmbench.doctor.process import Outcome
 from llmbench.doctor.runner import PROBES, Context
-from llmbench.doctor.system import nvidia_devices
 
 JOB = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK")
 """What is left over of a job would make these processes wait for others."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.gpus import nvidia_devices
 from llmbench.doctor.model import Finding, passed, skipped
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import nvidia_devices
 
 _TOOLKIT = "https://developer.nvidia.com/cuda-toolkit-archive"
 _EXTENSIONS = "builds of CUDA extensions (torch.utils.cpp_extension, flash-attn, DeepSpeed, Apex) fail"

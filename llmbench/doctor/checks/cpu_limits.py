@@ -7,9 +7,10 @@ import resource
 from collections.abc import Iterator
 
 from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.gpus import nvidia_devices
 from llmbench.doctor.model import Finding, passed
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import cgroup_pids, folder, nvidia_devices, rdma_devices, read, usable_cpus
+from llmbench.doctor.system import cgroup_pids, folder, rdma_devices, read, usable_cpus
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 _UNLIMITED = resource.RLIM_INFINITY

@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.gpus import pci_gpus
 from llmbench.doctor.model import Finding, passed, skipped
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import cpu_list, folder, mounted, number, nvidia_pci, pressure, read
+from llmbench.doctor.system import cpu_list, folder, mounted, number, pressure, read
 
 _DAY = 86400.0
 _PLAUSIBLE = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
@@ -362,7 +363,7 @@ def _memory_nodes() -> set[int]:
 
 
 def _gpu_nodes() -> set[int]:
-    found = {number(f"/sys/bus/pci/devices/{address}/numa_node") for address in nvidia_pci()}
+    found = {number(f"/sys/bus/pci/devices/{gpu.address}/numa_node") for gpu in pci_gpus("nvidia")}
     return {node for node in found if node is not None and node >= 0}
 
 

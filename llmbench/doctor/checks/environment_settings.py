@@ -10,9 +10,9 @@ from typing import Literal
 
 from llmbench.doctor.checks.environment_leftovers import assignments
 from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.gpus import nvidia_devices
 from llmbench.doctor.model import Finding, passed
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import nvidia_devices
 from llmbench.doctor.variables import misspelled
 from llmbench.results.redact import is_secret_name
 

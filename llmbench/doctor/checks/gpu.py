@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 _PARTS = ("nvml", "heat", "memory", "use", "links", "log")
-"""Files ``_gpu_….py``, in the order in which their checks are told."""
+"""Files ``gpu_….py``, in the order in which their checks are told."""
 
 for _part in _PARTS:
-    import_module(f"llmbench.doctor.checks._gpu_{_part}")
+    import_module(f"llmbench.doctor.checks.gpu_{_part}")

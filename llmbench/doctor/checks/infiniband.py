@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.gpus import nvidia_devices
 from llmbench.doctor.model import Finding, passed, skipped
 from llmbench.doctor.network import nccl_matches, several_machines
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import nvidia_devices, read
+from llmbench.doctor.system import read
 
 SYS, DEV, PROC = Path("/sys"), Path("/dev"), Path("/proc")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.gpus import nvidia_devices
 from llmbench.doctor.model import Finding, passed
 from llmbench.doctor.network import (
     adapters,
@@ -17,7 +18,6 @@ from llmbench.doctor.network import (
     several_machines,
 )
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import nvidia_devices
 
 NO_INTERFACE = fault(
     "network.interfaces.missing",

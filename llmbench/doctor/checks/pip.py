@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from llmbench.doctor import system
 from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.gpus import nvidia_devices
 from llmbench.doctor.model import Finding, passed, skipped
 from llmbench.doctor.runner import Context
 
@@ -137,8 +138,8 @@ def _pip_faults(context: Context, settings: Settings) -> Iterator[Finding]:
         yield PIP_INDEX.found(evidence, undo=_undo(where, "index-url"))
     for name in ("index-url", "extra-index-url"):
         where, value = settings.get(name, ("", ""))
-        if re.search(r"/whl/(?:[a-z]+/)?cpu\b", value) and system.nvidia_devices():
-            evidence = f"{where} sets {name} to {_place(value)}, and there is {system.nvidia_devices()[0]}"
+        if re.search(r"/whl/(?:[a-z]+/)?cpu\b", value) and nvidia_devices():
+            evidence = f"{where} sets {name} to {_place(value)}, and there is {nvidia_devices()[0]}"
             yield PIP_CPU.found(evidence, undo=_undo(where, name))
 
 

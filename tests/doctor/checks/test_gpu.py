@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmbench.doctor import nvml
-from llmbench.doctor.checks import _gpu_links, _gpu_nvml, _gpu_use
+from llmbench.doctor.checks import gpu_links, gpu_nvml, gpu_use
 from llmbench.doctor.model import Diagnosis, Finding
 from llmbench.doctor.runner import diagnose
 from tests.doctor.conftest import findings
@@ -52,11 +52,11 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: Callable[.
         (tmp_path / "dev" / name).touch()
     for address in ("0000:01:00.0", "0000:02:00.0"):
         pci_device(tmp_path, address)
-    for module in (_gpu_nvml, _gpu_links):
+    for module in (gpu_nvml, gpu_links):
         monkeypatch.setattr(module, "is_container", lambda environ: False)
-    monkeypatch.setattr(_gpu_nvml, "nvidia_driver", lambda: None)
+    monkeypatch.setattr(gpu_nvml, "nvidia_driver", lambda: None)
     # NVML lists processes of the test too, if it should run on a machine with GPUs.
-    monkeypatch.setattr(_gpu_use, "is_running", lambda name: False)
+    monkeypatch.setattr(gpu_use, "is_running", lambda name: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     skipped = ["gpu.xid", "gpu.smi"]
 
@@ -305,7 +305,7 @@ def test_fields_that_no_driver_tells(machine: Machine) -> None:
 
 
 def test_library_of_another_driver(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu_nvml, "nvidia_driver", lambda: "560.35.03")
+    monkeypatch.setattr(gpu_nvml, "nvidia_driver", lambda: "560.35.03")
     found = faults(machine())
     assert list(found) == ["gpu.nvml.other_driver"]
     assert found["gpu.nvml.other_driver"].evidence == "NVML: driver 570.86.10; kernel module: 560.35.03"
@@ -332,7 +332,7 @@ def test_own_processes_are_not_others(machine: Machine) -> None:
 
 
 def test_exclusive_mode_under_mps(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu_use, "is_running", lambda name: name == "nvidia-cuda-mps-control")
+    monkeypatch.setattr(gpu_use, "is_running", lambda name: name == "nvidia-cuda-mps-control")
     assert faults(machine("* nvmlDeviceGetComputeMode 3")) == {}
 
 
@@ -360,7 +360,7 @@ def test_switches_without_a_manager(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runs: bool, expected: list[str]
 ) -> None:
     pci_device(tmp_path, "0000:0a:00.0", kind="0x068000")
-    monkeypatch.setattr(_gpu_links, "is_running", lambda name: runs)
+    monkeypatch.setattr(gpu_links, "is_running", lambda name: runs)
     assert list(faults(machine("* nvmlDeviceGetGpuFabricInfoV.state 0"))) == expected
 
 
@@ -376,10 +376,10 @@ def test_rdma(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, modules: list[str], version: str, expected: list[str]
 ) -> None:
     folders = {"/sys/class/infiniband": ["mlx5_0"], "/sys/module": modules}
-    real = _gpu_links._listed
-    monkeypatch.setattr(_gpu_links, "_listed", lambda folder: folders.get(str(folder), real(folder)))
-    monkeypatch.setattr(_gpu_links, "read", lambda path: version if path == "/proc/driver/nvidia/version" else None)
-    monkeypatch.setattr(_gpu_links, "_kernel", lambda: (6, 8))
+    real = gpu_links._listed
+    monkeypatch.setattr(gpu_links, "_listed", lambda folder: folders.get(str(folder), real(folder)))
+    monkeypatch.setattr(gpu_links, "read", lambda path: version if path == "/proc/driver/nvidia/version" else None)
+    monkeypatch.setattr(gpu_links, "_kernel", lambda: (6, 8))
     assert list(faults(machine())) == expected
 
 
@@ -413,7 +413,7 @@ def test_nvidia_smi(
 
 
 def test_no_nvidia_smi_in_a_container(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_gpu_nvml, "is_container", lambda environ: True)
+    monkeypatch.setattr(gpu_nvml, "is_container", lambda environ: True)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert faults(machine(only="gpu.smi")) == {}
 
@@ -432,7 +432,7 @@ def test_nothing_to_ask(
     shutil.rmtree(tmp_path / "dev")
     if not on_bus:
         shutil.rmtree(tmp_path / "pci")
-    monkeypatch.setattr(_gpu_nvml, "is_container", lambda environ: container)
+    monkeypatch.setattr(gpu_nvml, "is_container", lambda environ: container)
     diagnosis = machine()
     told = {(answer.verdict, finding.evidence) for answer in diagnosis.answers for finding in answer.findings}
     ((_, one),) = [pair for pair in told if pair[1] != "needs gpu.nvml"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmbench.doctor import nvml
-from llmbench.doctor.checks import _gpu_log
+from llmbench.doctor.checks import gpu_log
 from llmbench.doctor.model import Finding
 from llmbench.doctor.probes import kernel_log
 from llmbench.doctor.xid import ACTIONS, XIDS, parse
@@ -21,7 +21,7 @@ Kernel = Callable[..., tuple[Finding, ...]]
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernel:
     """Gives the findings of a check when dmesg prints these lines; ``{now}`` is the time of the kernel."""
-    monkeypatch.setattr(_gpu_log, "KMSG", None)
+    monkeypatch.setattr(gpu_log, "KMSG", None)
     monkeypatch.setattr(nvml, "DEV", tmp_path)
     (tmp_path / "nvidia0").touch()
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -55,7 +55,8 @@ GPU = "NVRM: Xid (PCI:0000:4b:00)"
         (f"{GPU}: 48, pid=12, name=python, An uncorrectable double bit error", "gpu.xid.fatal", "fail", "double bit"),
         (f"{GPU}: 119, pid=12, Timeout after 6s of waiting for RPC response from GPU0 GSP!", "gpu.xid.fatal", "fail",
          "Xid 119"),
-        (f"{GPU}: 154, GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)", "gpu.xid.fatal", "fail",
+        (f"{GPU}: 154, GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)", "gpu.xid.fatal",
+         "fail",
          "GPU Reset Required"),
         (f"{GPU}: 63, pid=12, Row Remapper: New row marked for remapping, reset gpu to activate.", "gpu.xid.warning",
          "warn", "Xid 63"),
@@ -104,14 +105,14 @@ def test_each_code_is_told_once_with_its_action(kernel: Kernel) -> None:
     ],
 )
 def test_old_or_harmless_lines(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    monkeypatch.setattr(_gpu_log, "_RECENT", 100.0)
+    monkeypatch.setattr(gpu_log, "_RECENT", 100.0)
     (finding,) = kernel(line)
     assert finding.verdict == "pass", finding
     assert "GPU-1111" not in finding.evidence
 
 
 def test_fatal_code_of_long_ago_is_a_warning(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu_log, "_OLD", 100.0)
+    monkeypatch.setattr(gpu_log, "_OLD", 100.0)
     (finding,) = kernel(f"[    1.000000] {GPU}: 79, GPU has fallen off the bus.")
     assert (finding.fault, finding.verdict) == ("gpu.xid.fatal", "warn")
 
@@ -133,7 +134,7 @@ def test_buffer_of_the_kernel(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, t
     assert now is not None
     buffer = tmp_path / "kmsg"
     buffer.write_text(f"4,100,{int(now * 1e6)},-;{GPU}: 74, pid=1, name=python, NVLink\n SUBSYSTEM=pci\n")
-    monkeypatch.setattr(_gpu_log, "KMSG", str(buffer))
+    monkeypatch.setattr(gpu_log, "KMSG", str(buffer))
     (finding,) = kernel(code=1)
     assert finding.fault == "gpu.xid.fatal"
     assert f"({buffer})" in finding.evidence
@@ -150,16 +151,16 @@ def test_without_gpu(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.parametrize(
     ("line", "count", "fault"),
     [
-        ("Out of memory: Killed process 4711 (python) total-vm:99kB", 1, "cpu.kernel.oom"),
+        ("Out of memory: Killed process 4711 (python) total-vm:99kB", 1, "cpu.log.oom"),
         ("oom-kill:constraint=CONSTRAINT_MEMCG,oom_memcg={group},task_memcg={group},task=python,pid=9,uid=0", 1,
-         "cpu.kernel.oom"),
+         "cpu.log.oom"),
         ("Memory cgroup out of memory: Killed process 20597 (python) total-vm:99kB", 1, None),
         ("oom-kill:constraint=CONSTRAINT_MEMCG,oom_memcg=/of-others,task_memcg=/of-others,task=python,pid=9", 1, None),
-        ("mce: [Hardware Error]: Machine check events logged", 1, "cpu.kernel.machine_check"),
-        ("EDAC MC0: 1 CE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0", 1, "cpu.kernel.memory_errors"),
+        ("mce: [Hardware Error]: Machine check events logged", 1, "cpu.log.machine_check"),
+        ("EDAC MC0: 1 CE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0", 1, "cpu.log.memory_errors"),
         ("EDAC MC: Ver: 3.0.0", 1, None),
-        ("watchdog: BUG: soft lockup - CPU#3 stuck for 23s! [python:4711]", 1, "cpu.kernel.lockup"),
-        ("pcieport 0000:00:01.0: AER: Corrected error message received from 0000:01:00.0", 30, "cpu.kernel.pcie"),
+        ("watchdog: BUG: soft lockup - CPU#3 stuck for 23s! [python:4711]", 1, "cpu.log.lockup"),
+        ("pcieport 0000:00:01.0: AER: Corrected error message received from 0000:01:00.0", 30, "cpu.log.pcie"),
         ("pcieport 0000:00:01.0: AER: Corrected error message received from 0000:01:00.0", 3, None),
         ("pcieport 0000:00:01.0: AER: enabled with IRQ 24", 30, None),
     ],
@@ -168,16 +169,16 @@ def test_line_of_the_machine(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, line: str, count: int, fault: str | None
 ) -> None:
     group = "/user.slice/training"
-    monkeypatch.setattr(_gpu_log, "read", lambda path: f"0::{group}/worker\n")
+    monkeypatch.setattr(gpu_log, "read", lambda path: f"0::{group}/worker\n")
     lines = [f"{stamp(60)} {line.replace('{group}', group)}"] * count
-    (finding,) = kernel(*lines, check="cpu.kernel")
+    (finding,) = kernel(*lines, check="cpu.log")
     assert finding.fault == fault, finding
     assert finding.verdict == ("warn" if fault else "pass")
 
 
 def test_machine_error_of_last_week(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gpu_log, "_RECENT", 30.0)
-    (finding,) = kernel(f"{stamp(60)} Out of memory: Killed process 4711 (python)", check="cpu.kernel")
+    monkeypatch.setattr(gpu_log, "_RECENT", 30.0)
+    (finding,) = kernel(f"{stamp(60)} Out of memory: Killed process 4711 (python)", check="cpu.log")
     assert finding.verdict == "pass"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.gpus import nvidia_driver
 from llmbench.doctor.model import Fault, Finding, passed
 from llmbench.doctor.nvml import (
     CORRUPTED_INFOROM,
@@ -26,7 +27,6 @@ from llmbench.doctor.nvml import (
     told,
 )
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import nvidia_driver
 
 _XID = "https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html"
 _TOOLKIT = "https://github.com/NVIDIA/nvidia-container-toolkit/issues/48"

@@ -239,7 +239,7 @@ def _when(age: float | None, count: int) -> str:
 
 
 OOM = fault(
-    "cpu.kernel.oom",
+    "cpu.log.oom",
     "warn",
     "The kernel killed a program because memory ran out",
     cause="the out-of-memory killer ended a process within the last day: a training that ends with 'Killed' or exit "
@@ -248,21 +248,21 @@ OOM = fault(
     "sudo dmesg | grep -i -A1 oom",
 )
 MACHINE_CHECK = fault(
-    "cpu.kernel.machine_check",
+    "cpu.log.machine_check",
     "warn",
     "The processor reported hardware errors",
     cause="machine check exceptions: processor, memory or bus err. Results may be wrong, and the machine may crash",
     fix="sudo ras-mc-ctl --errors (package rasdaemon) tells which part; test and replace it",
 )
 MEMORY_ERRORS = fault(
-    "cpu.kernel.memory_errors",
+    "cpu.log.memory_errors",
     "warn",
     "The memory controller reported errors (EDAC)",
     cause="a memory module errs: corrected errors are the first sign, uncorrected ones corrupt data or crash programs",
     fix="sudo ras-mc-ctl --summary (package rasdaemon) tells which module; replace it",
 )
 LOCKUP = fault(
-    "cpu.kernel.lockup",
+    "cpu.log.lockup",
     "warn",
     "The kernel reported that a processor was stuck",
     cause="a processor did not schedule for long (soft or hard lockup): a driver or the virtual machine's host holds "
@@ -270,7 +270,7 @@ LOCKUP = fault(
     fix="sudo dmesg | grep -i -A20 lockup names the task and the driver; virtual machine: its host is overcommitted",
 )
 PCIE_ERRORS = fault(
-    "cpu.kernel.pcie",
+    "cpu.log.pcie",
     "warn",
     "The kernel reported errors of the PCIe bus (AER)",
     cause="packets between processor and devices are damaged: GPUs, network cards or disks become slow or vanish",
@@ -285,7 +285,7 @@ _MACHINE: tuple[tuple[str, Fault, int], ...] = (
 )
 
 
-@check("cpu.kernel", "The kernel log has no error of the machine", deadline=12)
+@check("cpu.log", "The kernel log has no error of the machine", deadline=12)
 def kernel(context: Context) -> Iterator[Finding]:
     """Killed programs, machine checks, memory errors, lockups and bus errors of the last day."""
     log = _log(context, [*(pattern for pattern, _, _ in _MACHINE), "oom-kill:.*oom_memcg="])

@@ -200,7 +200,14 @@ _CAUSES: tuple[tuple[str, Fault], ...] = (
     "torch.compile compiles, and is right",
     deadline=400,
     needs=("torch.import", "compile.compiler"),
-    follows=("compile.settings", "compile.setuptools", "compile.standard", "compile.cc", "compile.triton"),
+    follows=(
+        "python.requirements",
+        "compile.settings",
+        "compile.setuptools",
+        "compile.standard",
+        "compile.cc",
+        "compile.triton",
+    ),
     deep=True,
 )
 def kernel(context: Context) -> Iterator[Finding]:

@@ -101,7 +101,7 @@ LOADER_CAUSES = (
     "DataLoader workers deliver batches",
     deadline=60,
     needs=("torch.import", "storage.shm", "cpu.limits"),
-    follows=("cpu.memory",),
+    follows=("cpu.memory", "torch.basics", "torch.numpy"),
 )
 def loader(context: Context) -> Iterator[Finding]:
     arguments = {"rows": 6, "columns": (16 if context.deep else 1) * 2**20, "timeout": 40}

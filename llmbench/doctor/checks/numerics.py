@@ -66,7 +66,13 @@ _NAN = fault(
 )
 
 
-@check("numerics.tensor", "Tensor arithmetic is right", deadline=60, needs=("torch.import",))
+@check(
+    "numerics.tensor",
+    "Tensor arithmetic is right",
+    deadline=60,
+    needs=("torch.import",),
+    follows=("torch.basics", "torch.numpy", "torch.libraries", "python.requirements"),
+)
 def tensor(context: Context) -> Iterator[Finding]:
     """Runs all the arithmetic in one process; the other checks of this area read what it found."""
     outcome = context.torch_probe("numerics", {"size": 512 if context.deep else 128})
@@ -96,7 +102,7 @@ def _load() -> str:
     return ((read("/proc/loadavg") or "unknown").split() or ["unknown"])[0]
 
 
-@check("numerics.autograd", "Autograd is right", needs=("numerics.tensor",))
+@check("numerics.autograd", "Autograd is right", needs=("numerics.tensor",), follows=("torch.basics", "torch.numpy"))
 def autograd(context: Context) -> Iterator[Finding]:
     wrong = _compared(context, "autograd", _AUTOGRAD)
     yield wrong or _right(context, "autograd", "first and second derivatives")
@@ -114,7 +120,12 @@ def _right(context: Context, part: str, what: str) -> Finding:
     return passed(f"{what}: {len(context.facts['numerics'][part]['tried'])} results as their closed forms say")
 
 
-@check("numerics.mse", "Gradient descent follows its closed form", needs=("numerics.tensor",))
+@check(
+    "numerics.mse",
+    "Gradient descent follows its closed form",
+    needs=("numerics.tensor",),
+    follows=("torch.basics", "torch.numpy"),
+)
 def mse(context: Context) -> Iterator[Finding]:
     found = context.facts["numerics"]["mse"]
     if not found["relative_error"] <= found["limit"]:
@@ -126,7 +137,7 @@ def mse(context: Context) -> Iterator[Finding]:
         yield passed(f"y = 3x: loss and weight of {found['steps']} steps off by {found['relative_error']:.0e} at most")
 
 
-@check("numerics.nan", "NaN is not lost", needs=("numerics.tensor",))
+@check("numerics.nan", "NaN is not lost", needs=("numerics.tensor",), follows=("torch.basics", "torch.numpy"))
 def nan(context: Context) -> Iterator[Finding]:
     lost = context.facts["numerics"]["nan"]["lost"]
     if lost:
@@ -154,7 +165,12 @@ _SPREAD = fault(
 )
 
 
-@check("numerics.random", "Random numbers repeat with their seed, and are spread right", needs=("numerics.tensor",))
+@check(
+    "numerics.random",
+    "Random numbers repeat with their seed, and are spread right",
+    needs=("numerics.tensor",),
+    follows=("torch.basics", "torch.numpy"),
+)
 def random(context: Context) -> Iterator[Finding]:
     found = context.facts["numerics"]["random"]
     off = [name for name in ("mean", "variance") if not found[name] <= 1]
@@ -226,7 +242,12 @@ _ANOMALY = fault(
 )
 
 
-@check("numerics.mode", "Nothing changed torch's arithmetic for the whole process", needs=("numerics.tensor",))
+@check(
+    "numerics.mode",
+    "Nothing changed torch's arithmetic for the whole process",
+    needs=("numerics.tensor",),
+    follows=("torch.basics", "torch.numpy"),
+)
 def mode(context: Context) -> Iterator[Finding]:
     found = context.facts["numerics"]["mode"]
     faults = list(_changed(found))
@@ -282,12 +303,12 @@ def _low(name: Literal["bf16", "fp16"]) -> tuple[Fault, Fault]:
 _BF16, _FP16 = _low("bf16"), _low("fp16")
 
 
-@check("numerics.bf16", "bfloat16 matmul is right", needs=("numerics.tensor",))
+@check("numerics.bf16", "bfloat16 matmul is right", needs=("numerics.tensor",), follows=("torch.basics", "torch.numpy"))
 def bf16(context: Context) -> Iterator[Finding]:
     yield _low_precision(context, "bf16", _BF16, {"avx512_bf16", "amx_bf16"})
 
 
-@check("numerics.fp16", "float16 matmul is right", needs=("numerics.tensor",))
+@check("numerics.fp16", "float16 matmul is right", needs=("numerics.tensor",), follows=("torch.basics", "torch.numpy"))
 def fp16(context: Context) -> Iterator[Finding]:
     yield _low_precision(context, "fp16", _FP16, {"avx512_fp16", "amx_fp16"})
 

@@ -52,7 +52,15 @@ _ALARMING = re.compile(r"\b(error|fatal|failed|cannot|could not|exception)\b", r
     "torch imports",
     deadline=30,
     needs=("environment.folder", "python.starts"),
-    follows=("torch.files", "python.shadow", "torch.libraries"),
+    follows=(
+        "torch.files",
+        "python.shadow",
+        "python.path",
+        "python.environment",
+        "python.modules",
+        "python.requirements",
+        "torch.libraries",
+    ),
 )
 def import_(context: Context) -> Iterator[Finding]:
     """Keeps what torch says of itself as fact ``torch``."""

@@ -1,6 +1,7 @@
 """torch.compile and C++ extensions: the compiler, what it needs beside it, and where its work is kept.
 
-What a build for CUDA needs is in ``compile_cuda``; the real work, with --deep, in ``compile_work``.
+What a build for CUDA needs is in ``compile_cuda`` and ``compile_triton``; the real work, with --deep, in
+``compile_work``.
 """
 
 from __future__ import annotations
@@ -321,4 +322,4 @@ def ninja(context: Context) -> Iterator[Finding]:
         yield NINJA_BROKEN.found(f"{path} --version {outcome.ending} {outcome.last_words}".strip())
 
 
-from llmbench.doctor.checks import compile_cache, compile_cuda, compile_work  # noqa: E402, F401  (checks of this area)
+from llmbench.doctor.checks import compile_cache, compile_cuda, compile_triton, compile_work  # noqa: E402, F401  (checks of this area)

@@ -9,23 +9,23 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from llmbench.doctor.checks.registry import check, fault
-from llmbench.doctor.model import Fault, Finding, passed, skipped
+from llmbench.doctor.model import Fault, Finding, passed
 from llmbench.doctor.process import Outcome
 from llmbench.doctor.runner import Context
 from llmbench.doctor.system import cpu_flags, read, usable_cpus
 
-_REINSTALL = (
+REINSTALL = (
     "reinstall torch in a fresh environment; if it stays, test the machine's memory and CPU: memtester 1G 3; "
     "stress-ng --cpu 0 --verify -t 10m"
 )
-_PATCHED = "torch's own code was changed or patched, a library that it calls is broken, or the CPU or memory is faulty"
+PATCHED = "torch's own code was changed or patched, a library that it calls is broken, or the CPU or memory is faulty"
 
 _DIED = fault(
     "numerics.tensor.died",
     "fail",
     "torch imports, but breaks when it computes",
     cause="torch imports, but breaks when it computes: a library that it calls fails, or the machine is faulty",
-    fix=_REINSTALL,
+    fix=REINSTALL,
 )
 _SLOW = fault(
     "numerics.tensor.slow",
@@ -40,29 +40,29 @@ _WRONG = fault(
     "numerics.tensor.wrong",
     "fail",
     "torch computes wrong values",
-    cause=f"torch computes wrong values in matmul, sums and softmax: {_PATCHED}",
-    fix=_REINSTALL,
+    cause=f"torch computes wrong values in matmul, sums and softmax: {PATCHED}",
+    fix=REINSTALL,
 )
 _AUTOGRAD = fault(
     "numerics.autograd.wrong",
     "fail",
     "Gradients are wrong",
-    cause=f"torch computes wrong values in first and second derivatives: {_PATCHED}",
-    fix=_REINSTALL,
+    cause=f"torch computes wrong values in first and second derivatives: {PATCHED}",
+    fix=REINSTALL,
 )
 _MSE = fault(
     "numerics.mse.wrong",
     "fail",
     "Gradient descent is wrong",
-    cause=f"loss or gradient compute wrong values: {_PATCHED}",
-    fix=_REINSTALL,
+    cause=f"loss or gradient compute wrong values: {PATCHED}",
+    fix=REINSTALL,
 )
 _NAN = fault(
     "numerics.nan.lost",
     "fail",
     "NaN is lost",
     cause="a library was built with -ffast-math, or patches torch: a diverged training looks sound",
-    fix=_REINSTALL,
+    fix=REINSTALL,
 )
 
 
@@ -93,12 +93,12 @@ def _ended(outcome: Outcome) -> Finding | None:
     at = next((part for part in _PARTS if part not in outcome.answer), "the end")
     evidence = f"the process that computes small examples {outcome.ending} (at: {at})"
     if outcome.timed_out:
-        return _SLOW.found(f"{evidence}; load {_load()} on {usable_cpus()} CPUs")
+        return _SLOW.found(f"{evidence}; load {load()} on {usable_cpus()} CPUs")
     words = outcome.last_words
     return _DIED.found(evidence + (f": {words}" if words and words not in evidence else ""))
 
 
-def _load() -> str:
+def load() -> str:
     return ((read("/proc/loadavg") or "unknown").split() or ["unknown"])[0]
 
 
@@ -160,8 +160,8 @@ _SPREAD = fault(
     "fail",
     "Random numbers are not random",
     cause="torch.randn repeats itself, or gives numbers of another mean or variance: initial weights and dropout "
-    f"are wrong. {_PATCHED}",
-    fix=_REINSTALL,
+    f"are wrong. {PATCHED}",
+    fix=REINSTALL,
 )
 
 
@@ -288,7 +288,7 @@ def _low(name: Literal["bf16", "fp16"]) -> tuple[Fault, Fault]:
         "fail",
         f"The {name} matmul is wrong",
         cause=f"the {name} matmul of this machine is wrong: training in {name} does not compute what it should",
-        fix=f"{_REINSTALL}; until then train in fp32",
+        fix=f"{REINSTALL}; until then train in fp32",
     )
     sums = fault(
         f"numerics.{name}.sums",
@@ -327,102 +327,4 @@ def _low_precision(context: Context, name: str, faults: tuple[Fault, Fault], in_
     return passed(f"within {share:.0%} of the error bound; {speed}")
 
 
-# --- with --deep
-
-
-def _deep(part: str, what: str, title: str) -> tuple[Fault, Fault]:
-    wrong = fault(
-        f"numerics.{part}.wrong",
-        "fail",
-        title,
-        cause=f"{what} computes wrong values on <device>: training with it is wrong. A GPU "
-        f"may be faulty, or a library (cuBLAS, cuDNN, oneDNN) has a bug or is of another version; else {_PATCHED}",
-        fix=f"on a GPU: dcgmi diag -r 3, and take the GPU out of service if it fails; else {_REINSTALL}",
-    )
-    breaks = fault(
-        f"numerics.{part}.breaks",
-        "fail",
-        f"{what} breaks",
-        cause=f"{what} fails where every device must be able to do it: so will training. A library that "
-        "torch calls is broken or of another version, or the device is faulty",
-        fix=f"on a GPU: nvidia-smi, and the kernel log (dmesg | grep -i xid); else {_REINSTALL}",
-    )
-    return wrong, breaks
-
-
-_DEEP = {
-    part: _deep(part, what, title)
-    for part, what, title in (
-        ("matmul", "matmul", "The matmul of a dtype is wrong"),
-        ("convolution", "convolution", "Convolutions are wrong"),
-        ("attention", "scaled_dot_product_attention", "An attention backend is wrong"),
-        ("layers", "a layer or a loss", "A layer or a loss is wrong"),
-        ("optimizer", "an optimizer", "An optimizer is wrong"),
-        ("determinism", "the same computation, repeated,", "The same computation gives other results"),
-    )
-}
-
-
-@check("numerics.matmul", "Each dtype's matmul is right", deadline=120, needs=("numerics.tensor",), deep=True)
-def matmul(context: Context) -> Iterator[Finding]:
-    yield from _judged(context, "matmul")
-
-
-@check("numerics.convolution", "Convolutions are right", deadline=180, needs=("numerics.tensor",), deep=True)
-def convolution(context: Context) -> Iterator[Finding]:
-    yield from _judged(context, "convolution")
-
-
-@check("numerics.attention", "Each attention backend is right", deadline=180, needs=("numerics.tensor",), deep=True)
-def attention(context: Context) -> Iterator[Finding]:
-    yield from _judged(context, "attention")
-
-
-@check("numerics.layers", "Layers and losses are right", deadline=120, needs=("numerics.tensor",), deep=True)
-def layers(context: Context) -> Iterator[Finding]:
-    yield from _judged(context, "layers")
-
-
-@check("numerics.optimizer", "Optimizers follow their recursions", deadline=180, needs=("numerics.tensor",), deep=True)
-def optimizer(context: Context) -> Iterator[Finding]:
-    yield from _judged(context, "optimizer")
-
-
-@check(
-    "numerics.determinism",
-    "The same computation gives the same bits",
-    deadline=120,
-    needs=("numerics.tensor",),
-    deep=True,
-)
-def determinism(context: Context) -> Iterator[Finding]:
-    yield from _judged(context, "determinism")
-
-
-def _judged(context: Context, part: str) -> Iterator[Finding]:
-    """A finding per device: the cases that are wrong, or how near to their bounds all came, and what it lacks."""
-    outcome = context.torch_probe("numerics_deep", {"part": part})
-    for device, cases in outcome.answer.items():
-        wrong = {name: share for name, share in cases.items() if not isinstance(share, dict) and not share <= 1}
-        if wrong:
-            shown = ", ".join(f"{name} {share:.3g} times" for name, share in wrong.items())
-            yield _DEEP[part][0].found(f"on {device}, off by more than the format allows: {shown}", device=device)
-        else:
-            yield _all_right(device, cases)
-    if outcome.timed_out:
-        yield skipped(f"{part} {outcome.ending}; load {_load()} on {usable_cpus()} CPUs: this machine is slow or busy")
-    elif not outcome.ok:
-        where = outcome.last_words
-        yield _DEEP[part][1].found(f"{part} {outcome.ending}" + (f": {where}" if where not in outcome.ending else ""))
-
-
-def _all_right(device: str, cases: dict[str, Any]) -> Finding:
-    shares = {name: share for name, share in cases.items() if not isinstance(share, dict)}
-    lacking = [name for name in cases if name not in shares]
-    nearest = max(shares, key=lambda name: shares[name], default=None)
-    text = f"{device}: {', '.join(shares)}"
-    if nearest and shares[nearest]:
-        text += f"; nearest to its bound is {nearest} ({shares[nearest]:.0%})"
-    if lacking:
-        text += f"; it has no {', '.join(lacking)} ({cases[lacking[0]]['skip']})"
-    return passed(text)
+from llmbench.doctor.checks import numerics_deep  # noqa: E402, F401  (checks of this area)

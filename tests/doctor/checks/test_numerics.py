@@ -264,7 +264,9 @@ def test_bits_that_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "relu", lambda x: relu(x) + next(calls) * 1e-6)
     context = Here("python", {}, False, Processes())
     (check,) = [check for check in all_checks() if check.id == "numerics.determinism"]
-    assert "the same again" in next(iter(check.run(context))).evidence
+    (finding,) = check.run(context)
+    assert finding.fault == "numerics.determinism.wrong"
+    assert "the format allows: the same again 2 times" in finding.evidence
 
 
 @pytest.mark.parametrize(

@@ -142,11 +142,11 @@ def redact(text: str) -> str:
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables that change how training runs, sorted by name, secrets as ``***``."""
+    """The variables that change how training runs, sorted by name; without those that are secrets by their name."""
     return {
-        name: MASK if is_secret_name(name) else redact(value)
+        name: redact(value)
         for name, value in sorted(variables.items())
-        if name in _NAMES or name.startswith(_PREFIXES)
+        if (name in _NAMES or name.startswith(_PREFIXES)) and not is_secret_name(name)
     }
 
 

@@ -243,7 +243,7 @@ def test_the_command(option: str, planted: None, llmbench: Command, tmp_path: Pa
     shown = done.stdout + done.stderr + page.read_text(encoding="utf-8")
     assert leaks(shown) == []
     for secret in ("PLANTED", "SECRET", "hunt3r"):
-        assert secret not in shown.replace("NCCL_CONF_SECRET", "").replace("AWS_SECRET_ACCESS_KEY", "")
+        assert secret not in shown
 
 
 @pytest.mark.parametrize(

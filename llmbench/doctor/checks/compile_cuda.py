@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmbench.doctor.checks.registry import check, fault
-from llmbench.doctor.gpus import nvidia_devices
 from llmbench.doctor.model import Finding, passed, skipped
 from llmbench.doctor.runner import Context
 

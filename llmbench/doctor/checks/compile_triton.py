@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmbench.doctor.checks.registry import check, fault
+from llmbench.doctor.gpus import nvidia_devices
 from llmbench.doctor.model import Finding, passed, skipped
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import nvidia_devices
 
 _COMPILES = "torch.compile for the GPU fails"
 _NO_TRITON = fault(

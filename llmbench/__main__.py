@@ -1,6 +1,6 @@
 """``python -m llmbench`` is the ``llmbench`` command."""
 
-from llmbench.cli import main
+from llmbench.start import main
 
 if __name__ == "__main__":
     main()

@@ -126,11 +126,16 @@ class Processes:
             channel: whether there is such a pipe. Without it, the process is ``done`` when it exits with 0.
         """
         started = time.monotonic()
+        try:
+            return self._run(command, deadline, environ, channel, started)
+        except (OSError, ValueError) as error:  # no such program, no process or file left to open
+            return Outcome(noise=str(error), seconds=time.monotonic() - started)
+
+    def _run(
+        self, command: Sequence[str], deadline: float, environ: Mapping[str, str], channel: bool, started: float
+    ) -> Outcome:
         with _Pipes() as pipes:
-            try:
-                process = _start(command, pipes, environ, pipes.answer_write if channel else None)
-            except (OSError, ValueError) as error:
-                return Outcome(noise=str(error), seconds=time.monotonic() - started)
+            process = _start(command, pipes, environ, pipes.answer_write if channel else None)
             heard = self._hear(process, pipes, started + deadline)
         return _outcome(heard, process.returncode, time.monotonic() - started, channel)
 
@@ -148,14 +153,22 @@ class Processes:
             What it reported, and the server if it lives.
         """
         started = time.monotonic()
+        try:
+            return self._serve(command, deadline, environ, started)
+        except (OSError, ValueError) as error:
+            return Outcome(noise=str(error), seconds=time.monotonic() - started), None
+
+    def _serve(
+        self, command: Sequence[str], deadline: float, environ: Mapping[str, str], started: float
+    ) -> tuple[Outcome, Server | None]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with _Pipes() as pipes, theirs:
             argv = [str(theirs.fileno()) if part == REQUESTS else part for part in command]
             try:
                 process = _start(argv, pipes, environ, pipes.answer_write, theirs.fileno())
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError):
                 ours.close()
-                return Outcome(noise=str(error), seconds=time.monotonic() - started), None
+                raise
             heard = self._hear(process, pipes, started + deadline, stay=True)
         outcome = _outcome(heard, process.returncode, time.monotonic() - started, channel=True)
         if process.returncode is not None:
@@ -203,6 +216,12 @@ class Server:
     def run(self, request: Mapping[str, Any], deadline: float) -> Outcome:
         """As ``Processes.run`` with a channel, in a child of the server."""
         started = time.monotonic()
+        try:
+            return self._run(request, deadline, started)
+        except OSError as error:
+            return Outcome(noise=str(error), seconds=time.monotonic() - started)
+
+    def _run(self, request: Mapping[str, Any], deadline: float, started: float) -> Outcome:
         status_read, status_write = _pipe()
         with _Pipes() as pipes:
             message = json.dumps(request).encode()

@@ -52,6 +52,7 @@ class Context:
         environ: the variables of this process, which the interpreter under test gets too.
         deep: whether slow, thorough work was asked for.
         patience: factor of all deadlines.
+        own_fault: why llmbench's own libraries cannot be imported, where that is so.
         facts: what the checks found out, by fact; a check may rely on the facts of those it needs.
         deadline: seconds that the check at hand may take.
         alarm: when it is given up.
@@ -62,6 +63,7 @@ class Context:
     deep: bool
     processes: Processes
     patience: float = 1.0
+    own_fault: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     deadline: float = 60.0
     alarm: Alarm = field(default_factory=lambda: Alarm())
@@ -162,6 +164,7 @@ def diagnose(
     deep: bool = False,
     patience: float = 1.0,
     on_event: Callable[[Event], None] | None = None,
+    own_fault: str | None = None,
 ) -> Diagnosis:
     """Judges the environment of an interpreter. Nothing in that environment can make this fail.
 
@@ -172,6 +175,7 @@ def diagnose(
         deep: do slow, thorough work as well.
         patience: factor of all deadlines.
         on_event: called from this thread as checks start and finish.
+        own_fault: why llmbench's own libraries cannot be imported, where that is so.
 
     Raises:
         UserError: there is no such interpreter, area or check.
@@ -180,7 +184,7 @@ def diagnose(
     checks = select(all_checks(), only, skip, deep)
     started_at, started = datetime.now(UTC), time.monotonic()
     processes = Processes()
-    context = Context(interpreter, dict(os.environ), deep, processes, patience)
+    context = Context(interpreter, dict(os.environ), deep, processes, patience, own_fault)
     try:
         answers = _ask_all(checks, context, on_event or (lambda event: None))
     finally:

@@ -118,7 +118,7 @@ _ALLREDUCE = _family("network.allreduce", "A gloo all-reduce of two processes")
     "Two processes all-reduce with gloo",
     deadline=60,
     needs=("torch.import", "network.loopback", "network.host"),
-    follows=("network.interfaces", "network.links"),
+    follows=("cpu.memory", "cpu.limits", "network.interfaces", "network.links"),
 )
 def allreduce(context: Context) -> Iterator[Finding]:
     """As training would, with the interface that gloo chooses by the host name or a variable."""

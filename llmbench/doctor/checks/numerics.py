@@ -71,7 +71,7 @@ _NAN = fault(
     "Tensor arithmetic is right",
     deadline=60,
     needs=("torch.import",),
-    follows=("torch.basics", "torch.numpy", "torch.libraries", "python.requirements"),
+    follows=("cpu.memory", "cpu.limits", "torch.basics", "torch.numpy", "torch.libraries", "python.requirements"),
 )
 def tensor(context: Context) -> Iterator[Finding]:
     """Runs all the arithmetic in one process; the other checks of this area read what it found."""

@@ -1,4 +1,4 @@
-"""Checks that other packages bring along."""
+"""llmbench's own libraries, and the checks that other packages bring along."""
 
 from __future__ import annotations
 
@@ -7,6 +7,24 @@ from collections.abc import Iterator
 from llmbench.doctor.checks.registry import check, fault
 from llmbench.doctor.model import Finding, passed
 from llmbench.doctor.runner import Context
+
+OWN = fault(
+    "plugins.own.broken",
+    "warn",
+    "llmbench's own libraries cannot be imported",
+    cause="a package that llmbench needs is missing or unsuitable in its environment: doctor works, run and report "
+    "do not",
+    fix="install llmbench into an environment of its own, and point it at this one: llmbench doctor --python <python>",
+)
+
+
+@check("plugins.own", "llmbench's own libraries can be imported", follows=("python.requirements",))
+def own(context: Context) -> Iterator[Finding]:
+    if context.own_fault:
+        yield OWN.found(f"importing the command line raised {context.own_fault}")
+    else:
+        yield passed("typer and what it needs")
+
 
 BROKEN = fault(
     "plugins.load.broken",

@@ -150,6 +150,7 @@ _MANY_EDITED = 25
     "torch's files are all there",
     deadline=45,
     needs=("python.starts", "python.shadow"),
+    follows=("python.path",),
 )
 def files(context: Context) -> Iterator[Finding]:
     """Compares what lies there with what the installer recorded. Keeps it as facts ``torch_files``, ``cuda_wheels``."""

@@ -53,6 +53,9 @@ _ALARMING = re.compile(r"\b(error|fatal|failed|cannot|could not|exception)\b", r
     deadline=30,
     needs=("environment.folder", "python.starts"),
     follows=(
+        "environment.values",
+        "cpu.memory",
+        "cpu.limits",
         "torch.files",
         "python.shadow",
         "python.path",

@@ -1,4 +1,4 @@
-"""What ``llmbench doctor`` does, once its options are known. Standard library only: it must start on a broken machine."""
+"""What ``llmbench doctor`` does with its options. Standard library only: it must start on a broken machine."""
 
 from __future__ import annotations
 

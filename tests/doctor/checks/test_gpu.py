@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from llmbench.doctor import nvml
 from llmbench.doctor.checks import _gpu_links, _gpu_nvml, _gpu_use
 from llmbench.doctor.model import Diagnosis, Finding
+from llmbench.doctor.nvml import Reading
+from llmbench.doctor.process import Outcome
 from llmbench.doctor.runner import diagnose
 from tests.doctor.conftest import findings
 
@@ -258,7 +261,7 @@ def test_nvml_hangs(machine: Machine, patience: Callable[[float], None]) -> None
 
 def test_what_was_read_before_a_hang_and_after_it_is_kept(machine: Machine, patience: Callable[[float], None]) -> None:
     patience(1.0)
-    said = "0 nvmlDeviceGetNvLinkState hang; 0 nvmlDeviceGetTotalEccErrors.uncorrected 1; 1 nvmlDeviceGetTemperature 89"
+    said = "* nvmlDeviceGetNvLinkState hang; 0 nvmlDeviceGetTotalEccErrors.uncorrected 1; 1 nvmlDeviceGetTemperature 89"
     found = faults(machine(said))
     assert set(found) == {"gpu.present.stuck", "gpu.ecc.uncorrected", "gpu.throttle.hot"}
     assert "NVML hangs when asked for nvlinks of GPU 0" in found["gpu.present.stuck"].evidence
@@ -318,6 +321,19 @@ def test_gpus_given_to_others_are_not_missing(machine: Machine, tmp_path: Path) 
     (tmp_path / "vfio-pci").mkdir()
     (guest / "driver").symlink_to(tmp_path / "vfio-pci")
     assert faults(machine("* nvmlDeviceGetCount_v2 1")) == {}
+
+
+def test_gpus_that_a_job_may_not_open_are_not_missing() -> None:
+    """A job of SLURM sees all device files, and its control group forbids those of others."""
+    nodes = {"/dev/nvidia0": 0, "/dev/nvidia1": errno.EPERM, "/dev/nvidiactl": 0}
+    both = ["0000:01:00.0", "0000:02:00.0"]
+
+    def found(nodes: dict[str, int]) -> list[Finding]:
+        reading = Reading(Outcome(), {"count": {"value": 1}, "nodes": nodes}, ())
+        return list(_gpu_nvml._fewer(reading, both, both[1:]))
+
+    assert found(nodes) == []
+    assert [finding.fault for finding in found({**nodes, "/dev/nvidia1": errno.EIO})] == ["gpu.present.missing"]
 
 
 def test_busy_gpus_that_this_job_does_not_see(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

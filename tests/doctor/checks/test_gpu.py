@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmbench.doctor import nvml
-from llmbench.doctor.checks import _gpu_links, _gpu_nvml, _gpu_use
+from llmbench.doctor.checks import _gpu_links, _gpu_nvml, _gpu_present, _gpu_smi, _gpu_use
 from llmbench.doctor.model import Diagnosis, Finding
 from llmbench.doctor.nvml import Reading
 from llmbench.doctor.process import Outcome
@@ -55,7 +55,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: Callable[.
         (tmp_path / "dev" / name).touch()
     for address in ("0000:01:00.0", "0000:02:00.0"):
         pci_device(tmp_path, address)
-    for module in (_gpu_nvml, _gpu_links):
+    for module in (_gpu_nvml, _gpu_smi, _gpu_links):
         monkeypatch.setattr(module, "is_container", lambda environ: False)
     monkeypatch.setattr(_gpu_nvml, "nvidia_driver", lambda: None)
     # NVML lists processes of the test too, if it should run on a machine with GPUs.
@@ -260,11 +260,16 @@ def test_nvml_hangs(machine: Machine, patience: Callable[[float], None]) -> None
 
 
 def test_what_was_read_before_a_hang_and_after_it_is_kept(machine: Machine, patience: Callable[[float], None]) -> None:
+    """Of the GPU at which it hangs, what was read before; of the others all but the field."""
     patience(1.0)
-    said = "* nvmlDeviceGetNvLinkState hang; 0 nvmlDeviceGetTotalEccErrors.uncorrected 1; 1 nvmlDeviceGetTemperature 89"
-    found = faults(machine(said))
-    assert set(found) == {"gpu.present.stuck", "gpu.ecc.uncorrected", "gpu.throttle.hot"}
-    assert "NVML hangs when asked for nvlinks of GPU 0" in found["gpu.present.stuck"].evidence
+    found = faults(
+        machine(
+            "* nvmlDeviceGetPowerUsage hang; 0 nvmlDeviceGetTemperature 89; 0 nvmlDeviceGetCurrPcieLinkWidth 4; "
+            "1 nvmlDeviceGetTotalEccErrors.uncorrected 1"
+        )
+    )
+    assert set(found) == {"gpu.present.stuck", "gpu.throttle.hot", "gpu.ecc.uncorrected"}
+    assert "NVML hangs when asked for nvmlDeviceGetPowerUsage of GPU 0" in found["gpu.present.stuck"].evidence
 
 
 def test_no_library(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -330,7 +335,7 @@ def test_gpus_that_a_job_may_not_open_are_not_missing() -> None:
 
     def found(nodes: dict[str, int]) -> list[Finding]:
         reading = Reading(Outcome(), {"count": {"value": 1}, "nodes": nodes}, ())
-        return list(_gpu_nvml._fewer(reading, both, both[1:]))
+        return list(_gpu_present._fewer(reading, both, both[1:]))
 
     assert found(nodes) == []
     assert [finding.fault for finding in found({**nodes, "/dev/nvidia1": errno.EIO})] == ["gpu.present.missing"]
@@ -429,7 +434,7 @@ def test_nvidia_smi(
 
 
 def test_no_nvidia_smi_in_a_container(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_gpu_nvml, "is_container", lambda environ: True)
+    monkeypatch.setattr(_gpu_smi, "is_container", lambda environ: True)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert faults(machine(only="gpu.smi")) == {}
 

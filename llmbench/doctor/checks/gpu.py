@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-_PARTS = ("nvml", "heat", "memory", "use", "links", "log")
+_PARTS = ("nvml", "present", "smi", "heat", "memory", "use", "links", "log")
 """Files ``gpu_….py``, in the order in which their checks are told."""
 
 for _part in _PARTS:

@@ -157,6 +157,7 @@ class Reader:
     def __init__(self, nvml: Any) -> None:
         self.nvml = nvml
         self.missing: set[str] = set()
+        self.links: dict[int, list[int]] = {}
 
     def first(self, names: tuple[str, ...], *arguments: Any) -> dict[str, Any]:
         """The answer of the first of these functions that the driver has."""
@@ -275,12 +276,13 @@ class Reader:
                 if error.value in (FUNCTION_NOT_FOUND, 15, 16, 999):
                     raise
                 break
+        self.links[id(handle)] = states
         return states
 
     def nvlink_errors(self, handle: Any) -> dict[str, list[int]]:
-        """Counts by kind, one for each link that is up."""
+        """Counts by kind, one for each link that is up, of the links that ``nvlinks`` found."""
         kinds = ("replay", "recovery", "CRC flit", "CRC data")
-        up = [link for link, state in enumerate(self.nvlinks(handle)) if state]
+        up = [link for link, state in enumerate(self.links.get(id(handle), [])) if state]
         return {
             kind: [self.call("nvmlDeviceGetNvLinkErrorCounter", handle, link, number) for link in up]
             for number, kind in enumerate(kinds)

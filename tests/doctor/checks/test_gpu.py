@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from llmbench.doctor import nvml
-from llmbench.doctor.checks import gpu_links, gpu_nvml, gpu_use
+from llmbench.doctor.checks import gpu_links, gpu_nvml, gpu_present, gpu_smi, gpu_use
 from llmbench.doctor.model import Diagnosis, Finding
+from llmbench.doctor.nvml import Reading
+from llmbench.doctor.process import Outcome
 from llmbench.doctor.runner import diagnose
 from tests.doctor.conftest import findings
 
@@ -52,7 +55,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: Callable[.
         (tmp_path / "dev" / name).touch()
     for address in ("0000:01:00.0", "0000:02:00.0"):
         pci_device(tmp_path, address)
-    for module in (gpu_nvml, gpu_links):
+    for module in (gpu_nvml, gpu_smi, gpu_links):
         monkeypatch.setattr(module, "is_container", lambda environ: False)
     monkeypatch.setattr(gpu_nvml, "nvidia_driver", lambda: None)
     # NVML lists processes of the test too, if it should run on a machine with GPUs.
@@ -257,11 +260,16 @@ def test_nvml_hangs(machine: Machine, patience: Callable[[float], None]) -> None
 
 
 def test_what_was_read_before_a_hang_and_after_it_is_kept(machine: Machine, patience: Callable[[float], None]) -> None:
+    """Of the GPU at which it hangs, what was read before; of the others all but the field."""
     patience(1.0)
-    said = "0 nvmlDeviceGetNvLinkState hang; 0 nvmlDeviceGetTotalEccErrors.uncorrected 1; 1 nvmlDeviceGetTemperature 89"
-    found = faults(machine(said))
-    assert set(found) == {"gpu.present.stuck", "gpu.ecc.uncorrected", "gpu.throttle.hot"}
-    assert "NVML hangs when asked for nvlinks of GPU 0" in found["gpu.present.stuck"].evidence
+    found = faults(
+        machine(
+            "* nvmlDeviceGetPowerUsage hang; 0 nvmlDeviceGetTemperature 89; 0 nvmlDeviceGetCurrPcieLinkWidth 4; "
+            "1 nvmlDeviceGetTotalEccErrors.uncorrected 1"
+        )
+    )
+    assert set(found) == {"gpu.present.stuck", "gpu.throttle.hot", "gpu.ecc.uncorrected"}
+    assert "NVML hangs when asked for nvmlDeviceGetPowerUsage of GPU 0" in found["gpu.present.stuck"].evidence
 
 
 def test_no_library(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -318,6 +326,19 @@ def test_gpus_given_to_others_are_not_missing(machine: Machine, tmp_path: Path) 
     (tmp_path / "vfio-pci").mkdir()
     (guest / "driver").symlink_to(tmp_path / "vfio-pci")
     assert faults(machine("* nvmlDeviceGetCount_v2 1")) == {}
+
+
+def test_gpus_that_a_job_may_not_open_are_not_missing() -> None:
+    """A job of SLURM sees all device files, and its control group forbids those of others."""
+    nodes = {"/dev/nvidia0": 0, "/dev/nvidia1": errno.EPERM, "/dev/nvidiactl": 0}
+    both = ["0000:01:00.0", "0000:02:00.0"]
+
+    def found(nodes: dict[str, int]) -> list[Finding]:
+        reading = Reading(Outcome(), {"count": {"value": 1}, "nodes": nodes}, ())
+        return list(gpu_present._fewer(reading, both, both[1:]))
+
+    assert found(nodes) == []
+    assert [finding.fault for finding in found({**nodes, "/dev/nvidia1": errno.EIO})] == ["gpu.present.missing"]
 
 
 def test_busy_gpus_that_this_job_does_not_see(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +434,7 @@ def test_nvidia_smi(
 
 
 def test_no_nvidia_smi_in_a_container(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gpu_nvml, "is_container", lambda environ: True)
+    monkeypatch.setattr(gpu_smi, "is_container", lambda environ: True)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert faults(machine(only="gpu.smi")) == {}
 

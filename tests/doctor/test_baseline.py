@@ -80,7 +80,6 @@ DIFFERS, MISSING, WORSE = "baseline.same.differs", "baseline.same.missing", "bas
         ("cpus.usable", 4, DIFFERS, "cpus.usable: 8 in golden.json, 4 here"),
         ("cpus.quota", 1.5, DIFFERS, "cpus.quota: none in golden.json, 1.5 here"),
         ("storage.file_systems.home", "nfs", DIFFERS, "storage.file_systems.home: ext4 in golden.json, nfs here"),
-        ("packages.versions", {}, MISSING, "packages.versions: numpy 2.4 in golden.json, none here"),
         ("limits.nofile", 1024, DIFFERS, "limits.nofile: 65536 in golden.json, 1024 here"),
         ("memory.total_bytes", 10**10, DIFFERS, "memory.total_bytes: 25276510208 in golden.json, 10000000000 here"),
         ("torch.cuda", None, MISSING, "torch.cuda: 13.0 in golden.json, none here"),

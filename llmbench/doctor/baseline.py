@@ -19,11 +19,18 @@ ID = "baseline.same"
 
 VOLATILE = (
     (r"(^|[._])seconds$|[._]ms$|[._]us$", "times differ from run to run"),
-    (r"(^|[._])(available|free|used|cached|load|loadavg|utilization)([._]|$)", "changes with what runs beside"),
+    (
+        r"(^|[._])(available|free|used|cached|load|loadavg|utilization)([._]bytes|[.]|$)",
+        "changes with what runs beside",
+    ),
     (r"(^|[._])(pids?|ppid|uptime|boot_id|time|now|port|date|started_at)([._]|$)", "of this moment"),
     (r"(^|[._])(uuid|serial|bus_id|pci_bus_id|machine_id|minor)([._]|$)", "of this piece of hardware"),
     (r"(^|[._])(host|hostname|addresses?|name\.name|fqdn|ip|mac)([._]|$)", "of this machine's place in the network"),
-    (r"(^|[._])(executable|prefix|file|path|origin|folder|working_folder|home|cwd)([._]|$)", "where, not what"),
+    (
+        r"^(?!storage\.file_systems).*(^|[._])(executable|prefix|file|path|origin|folders?|home|cwd|include|scripts)$",
+        "where things lie, not what they are",
+    ),
+    (r"^packages\.requirements", "follows from the versions, which are compared"),
     (r"temperature|celsius|watts?([._]|$)|power_draw|clocks?[._](?!max)|throttl|(^|[._])fan", "changes with the work"),
     (r"(^|[._])(errors?|counters?|corrected|replay)([._]|$)", "counts up; its check judges it"),
     (r"^numerics\.|worst_of|relative_error|bandwidth|gb_per_s|tflops", "measured; its check judges it"),

@@ -9,7 +9,7 @@ from typing import Any
 from llmbench.doctor.outline import outline
 from llmbench.results.redact import MASK
 
-_PLACEHOLDER = re.compile(r"<[A-Za-z][\w -]*>")
+_PLACEHOLDER = re.compile(r"<[A-Za-z][\w ,.-]*>")
 _HEAD = """\
 #!/bin/sh
 # Fixes found by llmbench doctor for {python}

@@ -33,7 +33,7 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield from _fold(f"All checks: {summary(document)}", _every_finding(document))
     for title, key in (("Facts", "facts"), ("Environment variables", "environment")):
         if document.get(key):
-            yield from _fold(title, _json(document[key]))
+            yield from _fold(title, _json(_short(document[key])))
 
 
 def _problem(problem: Problem) -> Iterator[str]:
@@ -71,6 +71,18 @@ def _fold(title: str, lines: Iterator[str]) -> Iterator[str]:
     yield ""
     yield "</details>"
     yield ""
+
+
+_LONGEST = 4000
+"""Characters of one fact. GitHub takes 65536 in all."""
+
+
+def _short(value: Any, depth: int = 0) -> Any:
+    """What is long, at or below the second level, is told by its length alone."""
+    if isinstance(value, Mapping) and depth < 2:
+        return {key: _short(item, depth + 1) for key, item in value.items()}
+    length = len(json.dumps(value, indent=1))
+    return value if length <= _LONGEST else f"{length} characters: see --json"
 
 
 def _json(value: Any) -> Iterator[str]:

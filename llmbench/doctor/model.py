@@ -126,9 +126,19 @@ def fill_script(script: str, values: Mapping[str, object]) -> str:
     """As ``fill``, with each value quoted for the shell as one word; a list or tuple as so many words."""
 
     def words(value: object) -> str:
-        return shlex.join(map(str, value)) if isinstance(value, list | tuple) else shlex.quote(str(value))
+        return " ".join(map(_word, map(str, value))) if isinstance(value, list | tuple) else _word(str(value))
 
     return fill(script, {name: words(value) for name, value in values.items()})
+
+
+def _word(text: str) -> str:
+    """Quoted for the shell, unless it is quoted already: fixes, too, are filled with what is to be copied."""
+    try:
+        parts = shlex.split(text)
+    except ValueError:
+        parts = []
+    quoted = len(parts) == 1 and shlex.quote(parts[0]) == text
+    return text if quoted else shlex.quote(text)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ FACTS: dict[str, Any] = {
     "devices": [{"name": "H100", "uuid": "GPU-1", "memory_bytes": 85e9}] * 2,
     "cpus": {"usable": 8, "quota": None},
     "limits": {"nofile": 65536},
+    "storage": {"file_systems": {"home": "ext4"}},
+    "packages": {"folders": ["/venv/lib"], "versions": {"numpy": "2.4"}},
     "libraries": {"nccl": "2.28.9"},
 }
 ENVIRONMENT = {"OMP_NUM_THREADS": "8", "RANK": "0", "HF_TOKEN": "***"}
@@ -77,6 +79,7 @@ DIFFERS, MISSING, WORSE = "baseline.same.differs", "baseline.same.missing", "bas
         ("python.platform", "Linux-5.4", DIFFERS, "python.platform: Linux-6.1-x86_64 in golden.json, Linux-5.4 here"),
         ("cpus.usable", 4, DIFFERS, "cpus.usable: 8 in golden.json, 4 here"),
         ("cpus.quota", 1.5, DIFFERS, "cpus.quota: none in golden.json, 1.5 here"),
+        ("storage.file_systems.home", "nfs", DIFFERS, "storage.file_systems.home: ext4 in golden.json, nfs here"),
         ("limits.nofile", 1024, DIFFERS, "limits.nofile: 65536 in golden.json, 1024 here"),
         ("memory.total_bytes", 10**10, DIFFERS, "memory.total_bytes: 25276510208 in golden.json, 10000000000 here"),
         ("torch.cuda", None, MISSING, "torch.cuda: 13.0 in golden.json, none here"),
@@ -118,6 +121,7 @@ def test_what_always_differs_is_not_told(tmp_path: Path) -> None:
     here.facts["torch"]["seconds"] = 99.0
     here.facts["memory"] |= {"available_bytes": 5, "total_bytes": 25_276_000_000}
     here.facts["python"]["executable"] = "/other/bin/python"
+    here.facts["packages"]["folders"] = ["/other/lib", "/more"]
     here.facts["devices"] = [{"name": "H100", "uuid": "GPU-9", "memory_bytes": 85.01e9}] * 2
     here.facts["new"] = {"something": "that an older llmbench did not read"}
     here.environment.update(RANK="7", SLURM_JOB_ID="1")

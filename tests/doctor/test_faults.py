@@ -14,7 +14,7 @@ from llmbench.doctor.model import Fault
 HERE = Path(__file__).parent
 LEAST = 120
 PLACEHOLDER = re.compile(r"<[^<>\n]*>")
-WORDS = re.compile(r"<[A-Za-z][A-Za-z0-9]*(?: [A-Za-z0-9]+)*>")
+WORDS = re.compile(r"<[A-Za-z](?:[\w ,.-]*\w)?>")
 FOREIGN_PATH = re.compile(r"/(?:home|root|work|Users|mnt/[a-z])/\S|\.pyenv|/tmp/w\b|site-packages/[a-z]+\.(?:pth|py)\b")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 
 import pytest
@@ -55,6 +56,12 @@ def test_nothing_that_was_read_becomes_a_command(text: str) -> None:
 def test_values_are_quoted(value: str) -> None:
     fault = Fault("a.b.c", "warn", "t", "c", "f", script="printf %s <value>")
     assert sourced(script_of(("a.b", fault.found("", value=value))), "") == value
+
+
+@pytest.mark.parametrize("value", ["a b", "it's", "a"])
+def test_what_is_quoted_stays_as_it_is(value: str) -> None:
+    fault = Fault("a.b.c", "warn", "t", "c", "f", script="printf %s <value>")
+    assert sourced(script_of(("a.b", fault.found("", value=shlex.quote(value)))), "") == value
 
 
 def test_several_values_are_several_words() -> None:

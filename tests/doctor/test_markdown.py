@@ -73,6 +73,14 @@ def test_whatever_a_machine_says_is_shown_as_it_is() -> None:
     assert "#12" not in prose
 
 
+def test_it_stays_short_enough_to_be_pasted() -> None:
+    facts = {"packages": {"versions": {"torch": "2.13.0"}, "requirements": ["x" * 50] * 1000}}
+    written = markdown(diagnosis(("a.b", passed("")), facts=facts).to_json())
+    assert len(written) < 2000
+    assert '"torch": "2.13.0"' in written
+    assert "characters: see --json" in written
+
+
 @pytest.mark.parametrize("text", ["`", "``", "a`b``c", "`x`", " ", ""])
 def test_code_holds_any_backticks(text: str) -> None:
     written = markdown(diagnosis(("a.b", warned("e", "c", text or "-"))).to_json())

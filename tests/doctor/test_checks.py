@@ -152,68 +152,6 @@ def test_deleted_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert [f.evidence for f in findings(diagnosis, "storage.disk")] == ["needs environment.folder"]
 
 
-# --- storage
-
-
-def test_temporary_folder_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", "/no/such/folder")
-    found = ask("storage.temporary")
-    assert [finding.verdict for finding in found] == ["warn", "pass"]
-    assert "TMPDIR=/no/such/folder does not exist" in found[0].evidence
-
-
-def test_cache_folder_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "file" / "cache"))
-    finding = one("storage.caches")
-    assert finding.verdict == "warn"
-    assert "HF_HOME" in finding.evidence
-    assert "export HF_HOME" in str(finding.fix)
-
-
-def test_cache_folders_are_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "new" / "cache"))
-    assert one("storage.caches").verdict == "pass"
-    assert not (tmp_path / "new").exists()
-
-
-def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HOME")
-    assert one("storage.caches").verdict in ("pass", "warn")
-
-
-@needs_root
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ("size=8m", ["fail", "/dev/shm has 8 MiB free of 8 MiB, which is too small"]),
-        ("size=64m", ["warn", "/dev/shm has only 64 MiB"]),
-        ("ro", ["fail", "/dev/shm cannot be written: Read-only file system"]),
-    ],
-)
-def test_shared_memory(options: str, expected: list[str]) -> None:
-    text = in_namespace(f"mount -t tmpfs -o {options} tmpfs /dev/shm", "storage.shm")
-    assert all(part in text for part in expected)
-
-
-@needs_root
-def test_read_only_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    text = in_namespace(f"mount -t tmpfs -o ro tmpfs {tmp_path}", "storage.caches")
-    assert "warn" in text
-    assert "Read-only file system" in text
-
-
-@needs_root
-def test_full_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / "full"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    setup = f"mount -t tmpfs -o size=64k tmpfs {folder}; head -c 64k /dev/zero > {folder}/x"
-    text = in_namespace(setup, "storage.temporary")
-    assert f"fail TMPDIR={folder} cannot be used" in text
-
-
 # --- cpu
 
 
@@ -241,22 +179,3 @@ def test_open_files() -> None:
     )
     assert "ulimit -n) is 64, which is low" in process.stdout
     assert "verdict='fail'" in process.stdout
-
-
-# --- network
-
-
-@needs_root
-def test_loopback_is_down() -> None:
-    assert "fail 127.0.0.1 cannot be reached" in in_namespace("true", "network.loopback")
-
-
-def test_loopback_works() -> None:
-    assert one("network.loopback").verdict == "pass"
-
-
-def test_master_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASTER_ADDR", "node0.cluster.invalid")
-    finding = one("network.master")
-    assert finding.verdict == "fail"
-    assert "MASTER_ADDR=node0.cluster.invalid does not resolve" in finding.evidence

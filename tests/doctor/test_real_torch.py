@@ -74,19 +74,9 @@ def test_sums_in_low_precision_are_a_warning(check: str, monkeypatch: pytest.Mon
     assert {id: given for id, given in found.items() if given != ["pass"]} == {check: ["warn"]}
 
 
-def test_threads_loader_and_collective_pass() -> None:
-    diagnosis = diagnose(only=["cpu.loader", "network.allreduce", "cuda.build"])
-    found = verdicts(diagnosis)
-    for id in ("cpu.loader", "network.allreduce"):
-        assert found[id] == "pass", findings(diagnosis, id)
-
-
-@pytest.mark.slow
-def test_interface_that_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "127.0.0.1")
-    (finding,) = findings(diagnose(only=["network.allreduce"]), "network.allreduce")
-    assert finding.verdict == "fail"
-    assert "GLOO_SOCKET_IFNAME=127.0.0.1" in finding.evidence
+def test_loader_passes() -> None:
+    diagnosis = diagnose(only=["cpu.loader"])
+    assert verdicts(diagnosis)["cpu.loader"] == "pass", findings(diagnosis, "cpu.loader")
 
 
 def test_one_thread_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,17 +170,7 @@ WITHOUT_TORCH = [
     f"network.{name}" for name in ("host", "localhost", "dns", "interfaces", "links", "master", "port", "proxy")
 ]
 CLEAN = dict.fromkeys(
-    ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_IB_HCA", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
-    + (
-        "LOCAL_WORLD_SIZE",
-        "SLURM_NNODES",
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
-        "NO_PROXY",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-    )
+    ["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_IB_HCA", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NNODES", "http_proxy", "https_proxy", "no_proxy", "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY"]
 )
 
 
@@ -431,7 +421,8 @@ ENDINGS: dict[str, Outcome] = {
         {"world_size": 2, "answers": [RANK, {**RANK, "all_reduce": "2 to 2 instead of 3"}], "codes": [0, 0]}, done=True
     ),
     "limit": Outcome(
-        {"answers": [RANK, {"error": "OSError: [Errno 24] Too many open files"}], "codes": [0, 1]}, done=True
+        {"world_size": 2, "answers": [RANK, {"error": "OSError: [Errno 24] Too many open files"}], "codes": [0, 1]},
+        done=True,
     ),
     "address": Outcome(
         {"world_size": 2, "answers": [RANK, {"error": "RuntimeError: Unable to find address for: x"}]}, done=True
@@ -539,9 +530,7 @@ def test_deep_collectives_and_torchrun_of_the_real_torch() -> None:
 
 def test_torchrun_that_fails(tmp_path: Path) -> None:
     python = tmp_path / "python"
-    python.write_text(
-        "#!/bin/sh\necho '[c10d] The IPv6 network addresses of (node-17, 1) cannot be retrieved'\nexit 1\n"
-    )
+    python.write_text("#!/bin/sh\necho '[c10d] The IPv6 addresses of (node-17, 1) cannot be retrieved'\nexit 1\n")
     python.chmod(0o755)
     context = Context(str(python), dict(os.environ), True, Processes())
     context.facts["torch"] = {"gloo": True}

@@ -169,9 +169,17 @@ FINE: list[tuple[str, dict[str, str]]] = [
 WITHOUT_TORCH = [
     f"network.{name}" for name in ("host", "localhost", "dns", "interfaces", "links", "master", "port", "proxy")
 ]
-CLEAN = dict.fromkeys(
-    ["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_IB_HCA", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NNODES", "http_proxy", "https_proxy", "no_proxy", "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY"]
-)
+NO_NAMES = [
+    "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME",
+    "NCCL_IB_HCA",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "RANK",
+    "WORLD_SIZE",
+]
+NO_NAMES += ["LOCAL_WORLD_SIZE", "SLURM_NNODES", *(f"{name}_proxy" for name in ("http", "https", "no"))]
+CLEAN = dict.fromkeys([*NO_NAMES, *(name.upper() for name in NO_NAMES)])
 
 
 def situation(setup: str, environ: dict[str, str], only: list[str]) -> dict[str, Any]:
@@ -440,7 +448,8 @@ WORDS = {
 IDS = """network.allreduce.hangs network.allreduce.crashed network.allreduce.wrong network.allreduce.limit
 network.allreduce.address network.allreduce.failed network.collectives.hangs network.collectives.crashed
 network.collectives.wrong network.collectives.limit network.collectives.address network.collectives.failed
-network.nccl.hangs network.nccl.crashed network.nccl.wrong network.nccl.limit network.nccl.address network.nccl.failed"""
+network.nccl.hangs network.nccl.crashed network.nccl.wrong network.nccl.limit network.nccl.address
+network.nccl.failed"""
 
 
 @pytest.mark.parametrize("id", IDS.split())

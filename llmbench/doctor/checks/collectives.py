@@ -84,16 +84,16 @@ def judge(outcome: Outcome, world_size: int, operations: list[str]) -> tuple[Kin
         wrong = next((f"{name}: {rank[name]}" for name in operations if rank.get(name)), None)
         if wrong:
             return "wrong", f"rank {number}, {wrong}"
-    errors = [(number, rank["error"]) for number, rank in enumerate(ranks) if "error" in rank]
-    # What the first to fail says tells more than that its peers lost it.
-    errors.sort(key=lambda pair: "Connection closed by peer" in pair[1] or "reset by peer" in pair[1])
-    for number, error in errors:
-        return _of_error(error), f"rank {number}: {error.splitlines()[0][:300]}"
     killed = [(number, code) for number, code in enumerate(outcome.answer.get("codes", [])) if code < 0]
     if killed:
         number, code = killed[0]
         at = ranks[number].get("at", "forming the group")
         return "crashed", f"rank {number} was killed by signal {-code} at: {at}"
+    errors = [(number, rank["error"]) for number, rank in enumerate(ranks) if "error" in rank]
+    # What the first to fail says tells more than that its peers lost it.
+    errors.sort(key=lambda pair: "Connection closed by peer" in pair[1] or "reset by peer" in pair[1])
+    for number, error in errors:
+        return _of_error(error), f"rank {number}: {error.splitlines()[0][:300]}"
     if outcome.signal:
         return "crashed", outcome.ending
     if not outcome.ok or len(ranks) != world_size:

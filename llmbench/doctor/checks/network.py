@@ -150,7 +150,7 @@ BAD_NAME = fault(
     cause="Python cannot encode it for a lookup (a part is empty, longer than 63 characters or not ASCII): torchrun "
     "fails "
     "in socket.getfqdn",
-    fix="hostnamectl set-hostname <a name of letters, digits and hyphens>; docker run --hostname",
+    fix="hostnamectl set-hostname node-1 (letters, digits and hyphens); docker run --hostname node-1",
 )
 
 

@@ -42,7 +42,7 @@ MASTER_LOOPBACK = fault(
     "fail",
     "MASTER_ADDR is loopback in a job on several machines",
     cause="each machine looks for the rendezvous at itself: the ranks wait for each other until they time out",
-    fix="export MASTER_ADDR=<the address of the machine of rank 0 in the network> on every machine",
+    fix="on every machine, export MASTER_ADDR as the address that the machine of rank 0 has in the network",
 )
 MASTER_ELSEWHERE = fault(
     "network.master.elsewhere",

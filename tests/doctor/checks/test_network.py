@@ -169,7 +169,7 @@ FINE: list[tuple[str, dict[str, str]]] = [
 WITHOUT_TORCH = [
     f"network.{name}" for name in ("host", "localhost", "dns", "interfaces", "links", "master", "port", "proxy")
 ]
-_OF_JOBS = (
+NO_NAMES = [
     "GLOO_SOCKET_IFNAME",
     "NCCL_SOCKET_IFNAME",
     "NCCL_IB_HCA",
@@ -177,9 +177,9 @@ _OF_JOBS = (
     "MASTER_PORT",
     "RANK",
     "WORLD_SIZE",
-)
-_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY")
-CLEAN = dict.fromkeys((*_OF_JOBS, "LOCAL_WORLD_SIZE", "SLURM_NNODES", *_PROXIES))
+]
+NO_NAMES += ["LOCAL_WORLD_SIZE", "SLURM_NNODES", *(f"{name}_proxy" for name in ("http", "https", "no"))]
+CLEAN = dict.fromkeys([*NO_NAMES, *(name.upper() for name in NO_NAMES)])
 
 
 def situation(setup: str, environ: dict[str, str], only: list[str]) -> dict[str, Any]:
@@ -429,7 +429,8 @@ ENDINGS: dict[str, Outcome] = {
         {"world_size": 2, "answers": [RANK, {**RANK, "all_reduce": "2 to 2 instead of 3"}], "codes": [0, 0]}, done=True
     ),
     "limit": Outcome(
-        {"answers": [RANK, {"error": "OSError: [Errno 24] Too many open files"}], "codes": [0, 1]}, done=True
+        {"world_size": 2, "answers": [RANK, {"error": "OSError: [Errno 24] Too many open files"}], "codes": [0, 1]},
+        done=True,
     ),
     "address": Outcome(
         {"world_size": 2, "answers": [RANK, {"error": "RuntimeError: Unable to find address for: x"}]}, done=True
@@ -447,8 +448,8 @@ WORDS = {
 IDS = """network.allreduce.hangs network.allreduce.crashed network.allreduce.wrong network.allreduce.limit
 network.allreduce.address network.allreduce.failed network.collectives.hangs network.collectives.crashed
 network.collectives.wrong network.collectives.limit network.collectives.address network.collectives.failed
-network.nccl.hangs network.nccl.crashed network.nccl.wrong
-network.nccl.limit network.nccl.address network.nccl.failed"""
+network.nccl.hangs network.nccl.crashed network.nccl.wrong network.nccl.limit network.nccl.address
+network.nccl.failed"""
 
 
 @pytest.mark.parametrize("id", IDS.split())
@@ -538,9 +539,7 @@ def test_deep_collectives_and_torchrun_of_the_real_torch() -> None:
 
 def test_torchrun_that_fails(tmp_path: Path) -> None:
     python = tmp_path / "python"
-    python.write_text(
-        "#!/bin/sh\necho '[c10d] The IPv6 network addresses of (node-17, 1) cannot be retrieved'\nexit 1\n"
-    )
+    python.write_text("#!/bin/sh\necho '[c10d] The IPv6 addresses of (node-17, 1) cannot be retrieved'\nexit 1\n")
     python.chmod(0o755)
     context = Context(str(python), dict(os.environ), True, Processes())
     context.facts["torch"] = {"gloo": True}

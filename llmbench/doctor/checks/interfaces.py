@@ -105,8 +105,8 @@ def _interface(context: Context, links: Mapping[str, Any], variable: str, user: 
     chosen = nccl_matches(value, list(links)) if by_nccl else [part for part in plain if part in links]
     missing = [part for part in plain if part not in links] if not by_nccl else []
     if not chosen or missing:
-        what = f"{', '.join(missing or [value])} does not exist" if not by_nccl else "matches no interface"
-        evidence = f"{variable}={value} {what}; there are {', '.join(links)}"
+        what = " matches no interface" if by_nccl else f": interface {', '.join(missing)} does not exist"
+        evidence = f"{variable}={value}{what}; there are {', '.join(links)}"
         yield NO_INTERFACE.found(evidence, verdict=verdict, **texts)
     elif not set(chosen) & set(usable):
         state = "down" if not links[chosen[0]]["up"] else "up, but has no address"

@@ -58,10 +58,8 @@ def loopback(context: Context) -> Iterator[Finding]:
     outcome = context.probe("network", _questions(context))
     answer = ANSWERS[context.processes] = outcome.answer
     links = {link["name"]: link for link in answer.get("interfaces", [])}
-    context.facts["network"] = {
-        "host": answer.get("host"),
-        "interfaces": {name: {key: link[key] for key in ("up", "mtu", "speed")} for name, link in links.items()},
-    }
+    hardware = {name: {"up": link["up"], "mtu": link["mtu"]} for name, link in links.items() if link["physical"]}
+    context.facts["network"] = {"host": answer.get("host"), "interfaces": hardware}
     lo = links.get("lo", {})
     if "loopback" not in answer:
         yield LOOPBACK_BLOCKED.found(f"connecting to 127.0.0.1 {outcome.ending}")

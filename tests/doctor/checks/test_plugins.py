@@ -102,7 +102,7 @@ BROKEN = {
     "needy": (GOOD.replace("python.starts", "no.such"), "cluster.scratch needs no.such, which does not exist"),
     "circular": (GOOD.replace("python.starts", "cluster.scratch"), "cluster.scratch needs itself"),
     "orphan": (HEAD, "there is no check cluster.scratch that could find cluster.scratch.full"),
-    "shapeless": (GOOD.replace('@check("cluster.scratch"', '@check("scratch"').replace("FULL = ", "#"), "no area.name"),
+    "shapeless": (GOOD.replace("cluster.scratch", "scratch"), "scratch is no area.name"),
 }
 
 

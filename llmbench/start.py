@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point."""
-    sys.path[:] = _without_what_hides(sys.path)
+    sys.path[:] = _hiding_nothing(sys.path)
     arguments = sys.argv[1:]
     debug = "--debug" in arguments  # wherever it stands: who needs it appends it to the command that failed
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -75,17 +75,17 @@ def _doctor_alone(arguments: list[str], fault: str) -> None:
     sys.exit(carry_out(Options(**vars(parser.parse_args(arguments[1:])), own_fault=fault)))
 
 
-def _without_what_hides(path: Sequence[str]) -> list[str]:
-    """The import path without PYTHONPATH and the working folder, unless llmbench itself comes from there.
+def _hiding_nothing(path: Sequence[str]) -> list[str]:
+    """The import path with PYTHONPATH and the working folder last, unless llmbench itself comes from there.
 
-    A file there that hides a part of the standard library is a fault to be told, and must not be one of ours. What
-    judges the environment still sees all of it.
+    A file there that hides a part of the standard library is a fault to be told, and must not become one of ours. What
+    judges the environment still sees it first.
     """
     ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    named = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    last = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
     with contextlib.suppress(OSError):  # it was deleted
-        named.add(os.getcwd())
-    return [entry for entry in path if os.path.abspath(entry or ".") not in named - {ours}]
+        last.add(os.getcwd())
+    return sorted(path, key=lambda entry: os.path.abspath(entry or ".") in last - {ours})
 
 
 def complain(*lines: str) -> None:

@@ -49,7 +49,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: reports/runs/ID.")] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a setting of the suite: KEY=VALUE (`llmbench list settings`)."),
+        typer.Option("--set", help="Change a setting of the suite: SETTING=VALUE (`llmbench list settings`)."),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would run, and what it would cost.")] = False,
     resume: Annotated[

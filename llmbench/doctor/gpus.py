@@ -8,10 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmbench.doctor.system import read
-
-ROOT = Path("/")
-"""Where /dev, /proc and /sys are looked for."""
+from llmbench.doctor import system
 
 _VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 # PCI class codes: 0x03 is a display controller, 0x12 a processing accelerator. Audio functions, bridges, NVSwitches and
@@ -43,8 +40,8 @@ def pci_gpus(vendor: str) -> list[PciGpu]:
     """GPUs of a vendor on the PCI bus, by address. Containers see those of the whole machine."""
     found = []
     for device in glob("sys/bus/pci/devices", "*"):
-        kind = (read(device / "class") or "").strip()
-        if _VENDORS.get((read(device / "vendor") or "").strip()) == vendor and kind.startswith(_CLASSES[vendor]):
+        kind = (text(device / "class") or "").strip()
+        if _VENDORS.get((text(device / "vendor") or "").strip()) == vendor and kind.startswith(_CLASSES[vendor]):
             try:
                 driver: str | None = os.path.basename(os.readlink(device / "driver"))
             except OSError:
@@ -74,8 +71,8 @@ def nvidia_devices() -> list[str]:
 
 def nvidia_driver() -> str | None:
     """Version of the loaded NVIDIA kernel module."""
-    for text in (read(ROOT / "sys/module/nvidia/version"), read(ROOT / "proc/driver/nvidia/version")):
-        if found := re.search(r"(?<![\d.])\d{3,}\.\d+(?:\.\d+)?(?![\d.])", text or ""):
+    for told in (text(system.ROOT / "sys/module/nvidia/version"), text(system.ROOT / "proc/driver/nvidia/version")):
+        if found := re.search(r"(?<![\d.])\d{3,}\.\d+(?:\.\d+)?(?![\d.])", told or ""):
             return found[0]
     return None
 
@@ -87,19 +84,19 @@ def nvidia_module_loaded() -> bool:
     """
     if exists("sys/module/nvidia") or exists("proc/driver/nvidia/version"):
         return True
-    modules = read(ROOT / "proc/modules")
+    modules = text(system.ROOT / "proc/modules")
     return bool(nvidia_nodes()) if modules is None else re.search(r"^nvidia ", modules, re.MULTILINE) is not None
 
 
 def nvidia_uuids() -> list[str]:
     """UUIDs of the GPUs as the driver's files tell them; empty if they do not."""
-    texts = [read(path / "information") or "" for path in glob("proc/driver/nvidia/gpus", "*")]
+    texts = [text(path / "information") or "" for path in glob("proc/driver/nvidia/gpus", "*")]
     return [uuid for text in texts for uuid in re.findall(r"GPU UUID:\s*(GPU-[0-9a-fA-F-]+)", text)]
 
 
 def nvidia_models() -> list[str]:
     """Names of the GPUs as the driver's files tell them, in the order of the bus; empty if they do not."""
-    texts = [read(path / "information") or "" for path in glob("proc/driver/nvidia/gpus", "*")]
+    texts = [text(path / "information") or "" for path in glob("proc/driver/nvidia/gpus", "*")]
     return [name.strip() for text in texts for name in re.findall(r"^Model:(.*)", text, re.MULTILINE)]
 
 
@@ -123,7 +120,7 @@ def blacklisted(module: str) -> str | None:
     )
     for folder in ("etc/modprobe.d", "lib/modprobe.d", "usr/lib/modprobe.d", "run/modprobe.d"):
         for path in glob(folder, "*.conf"):
-            for line in (read(path) or "").splitlines():
+            for line in (text(path) or "").splitlines():
                 if forbids.match(line):
                     return f"{line.strip()} in {shown(path)}"
     return None
@@ -132,19 +129,19 @@ def blacklisted(module: str) -> str | None:
 def secure_boot() -> bool:
     """Whether the firmware lets the kernel load signed modules only."""
     try:
-        return (ROOT / _SECURE_BOOT).read_bytes()[-1:] == b"\x01"
+        return (system.ROOT / _SECURE_BOOT).read_bytes()[-1:] == b"\x01"
     except OSError:
         return False
 
 
 def in_wsl() -> bool:
     """Whether this Linux runs in Windows Subsystem for Linux 2."""
-    return exists("dev/dxg") or "microsoft" in (read(ROOT / "proc/sys/kernel/osrelease") or "").lower()
+    return exists("dev/dxg") or "microsoft" in (text(system.ROOT / "proc/sys/kernel/osrelease") or "").lower()
 
 
 def is_tegra() -> bool:
     """Whether this is a Jetson, whose GPU is part of the processor and not on the PCI bus."""
-    return exists("etc/nv_tegra_release") or "nvidia,tegra" in (read(ROOT / "proc/device-tree/compatible") or "")
+    return exists("etc/nv_tegra_release") or "nvidia,tegra" in (text(system.ROOT / "proc/device-tree/compatible") or "")
 
 
 def container(environ: Mapping[str, str]) -> str | None:
@@ -157,23 +154,31 @@ def container(environ: Mapping[str, str]) -> str | None:
     for path in (".dockerenv", "run/.containerenv"):
         if exists(path):
             return f"/{path} exists"
-    if found := re.search(r"docker|kubepods|containerd|lxc|libpod", read(ROOT / "proc/1/cgroup") or ""):
+    if found := re.search(r"docker|kubepods|containerd|lxc|libpod", text(system.ROOT / "proc/1/cgroup") or ""):
         return f"/proc/1/cgroup names {found[0]}"
     return None
 
 
+def text(place: Path) -> str | None:
+    """Text of a small file; None where there is none or it may not be read."""
+    try:
+        return place.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
 def exists(path: str) -> bool:
-    return os.path.exists(ROOT / path)
+    return os.path.exists(system.ROOT / path)
 
 
 def glob(folder: str, pattern: str) -> list[Path]:
     """Sorted; empty where the folder cannot be read."""
     try:
-        return sorted((ROOT / folder).glob(pattern))
+        return sorted((system.ROOT / folder).glob(pattern))
     except OSError:
         return []
 
 
 def shown(path: Path) -> str:
     """The path as the machine knows it."""
-    return f"/{path.relative_to(ROOT)}"
+    return f"/{path.relative_to(system.ROOT)}"

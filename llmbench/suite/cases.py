@@ -222,7 +222,7 @@ def _changes(changes: Sequence[str]) -> dict[str, Any]:
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
-            raise UserError(f"--set {change}: not of the form KEY=VALUE", "for example --set steps=50")
+            raise UserError(f"--set {change}: not of the form SETTING=VALUE", "for example --set steps=50")
         if key not in Settings.model_fields:
             raise UserError(f"--set {change}: unknown setting {key!r}", nearest(key, Settings.model_fields))
         try:

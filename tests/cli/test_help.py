@@ -30,7 +30,7 @@ def test_help_names_the_commands_and_exit_codes(llmbench: Command) -> None:
 def test_start_imports_neither_torch_nor_pandas_nor_numpy(arguments: list[str], environment: dict[str, str]) -> None:
     code = (
         "import sys; sys.argv = ['llmbench', *sys.argv[1:]]\n"
-        "from llmbench.cli import main\n"
+        "from llmbench.start import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "heavy = {'torch', 'pandas', 'numpy', 'scipy'} & set(sys.modules)\n"

@@ -136,7 +136,7 @@ def test_typo_in_a_suite_then_mended(llmbench: Command, suite: Callable[..., Pat
         (["smoke", "-m", "eager+bf16"], ("eager",)),
         (["smoke", "--set", "stepz=3"], ("stepz", "steps")),
         (["smoke", "--set", "steps=3"], ("steps=3", "greater than or equal to 10")),
-        (["smoke", "--set", "steps"], ("KEY=VALUE",)),
+        (["smoke", "--set", "steps"], ("SETTING=VALUE",)),
         (["smoke", "-w", "gpt", "--set", "sequence_length=4096"], ("4096", "128")),
         (["smoke", "--python", "/no/such/python"], ("/no/such/python",)),
         (["smoke", "--resume", "x"], ("--resume",)),

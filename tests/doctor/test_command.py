@@ -30,7 +30,7 @@ def test_json_is_one_document_and_nothing_else(doctor: Command) -> None:
     done = doctor(*ENVIRONMENT, "--json")
     document = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
-    assert {check["area"] for check in document["checks"]} == {"environment"}
+    assert {check["area"] for check in document["checks"]} == {"python", "environment"}
     assert document["counts"]["fail"] == 0
     for check in document["checks"]:
         for finding in check["findings"]:
@@ -128,7 +128,7 @@ def test_annotations_follow_the_text_on_github(doctor: Command, tmp_path: Path) 
     summary.write_text("# Before\n")
     done = doctor(*ENVIRONMENT, GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(summary), **WARNS)
     text, _, commands = done.stdout.partition("--explain ID\n")
-    assert text.startswith("Nothing fails in environment; 1 warning\n")
+    assert text.startswith("Nothing fails in python, environment; 1 warning\n")
     assert [line.partition(" ")[0] for line in commands.splitlines()] == ["::warning", "::notice"]
     assert summary.read_text().startswith("# Before\n### llmbench doctor: Nothing fails")
 

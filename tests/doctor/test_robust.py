@@ -207,7 +207,7 @@ def test_an_empty_environment() -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     calm(done)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["verdict"] == "pass"
+    assert json.loads(done.stdout)["verdict"] == "warn"  # there is no PATH
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become somebody else")
@@ -285,12 +285,13 @@ def _imports_torch(process: psutil.Process) -> bool:
 
 def test_memory_and_start_of_the_command_itself() -> None:
     code = (
-        "import resource, sys; sys.argv = ['llmbench', 'doctor', '--only', 'environment', '--json']\n"
-        "from llmbench.cli import main\n"
+        "import sys; sys.argv = ['llmbench', 'doctor', '--only', 'environment', '--json']\n"
+        "from llmbench.start import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'rich.console', 'jinja2', 'pandas', 'numpy', 'psutil', 'tokenizers'} & set(sys.modules)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, *heavy, file=sys.stderr)\n"
+        "status = open('/proc/self/status').read()\n"
+        "print(int(status.split('VmHWM:')[1].split()[0]) // 1024, *heavy, file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environ(), capture_output=True, text=True)
     mebibytes, *heavy = done.stderr.split()

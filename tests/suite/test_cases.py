@@ -184,7 +184,7 @@ def test_changes_win_over_settings_overrides_and_sizes(load: Load) -> None:
         ({"workloads": ["gtp"]}, "unknown workload 'gtp'", "gpt"),
         ({"workloads": ["gpt-tny"]}, "unknown workload 'gpt-tny'", "gpt-tiny"),
         ({"modes": ["bf61"]}, "unknown mode 'bf61'", "bf16"),
-        ({"changes": ["steps"]}, "--set steps: not of the form KEY=VALUE", "--set steps=50"),
+        ({"changes": ["steps"]}, "--set steps: not of the form SETTING=VALUE", "--set steps=50"),
         ({"changes": ["stepz=20"]}, "--set stepz=20: unknown setting 'stepz'", "steps"),
         ({"changes": ["steps=many"]}, "--set steps=many: ", "training steps"),
         ({"changes": ["steps=9"]}, "--set steps=9: ", "training steps"),

@@ -83,14 +83,19 @@ def _load(plugin: EntryPoint) -> str | None:
 
 
 def all_checks() -> list[Check]:
-    """Every check, in the order of the areas and of their files."""
+    """Every check, in the order of the areas, of the names of their files, and of their lines."""
     load()
-    return sorted(
-        registry.registered(), key=lambda check: AREAS.index(check.area) if check.area in AREAS else len(AREAS)
-    )
+    return sorted(registry.registered(), key=_place)
+
+
+def _place(check: Check) -> tuple[int, str, str, int]:
+    area = AREAS.index(check.area) if check.area in AREAS else len(AREAS)
+    # The file that is called as the area comes first.
+    module = check.run.__module__.rpartition(".")[2].removeprefix(check.area)
+    return area, check.area, module, check.run.__code__.co_firstlineno
 
 
 def all_faults() -> list[Fault]:
     """Every fault that can be told, in the order of the checks."""
     order = {check.id: number for number, check in enumerate(all_checks())}
-    return sorted(registry.registered_faults(), key=lambda fault: order[fault.check])
+    return sorted(registry.registered_faults(), key=lambda fault: (order[fault.check], fault.id))

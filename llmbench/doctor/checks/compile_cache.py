@@ -66,7 +66,7 @@ _HELD = fault(
 _BATON = fault(
     "compile.cache.baton",
     "warn",
-    "A build of a C++ extension left its lock behind",
+    "A lock was left where C++ extensions are built",
     cause="torch.utils.cpp_extension.load waits for this file to vanish, without end and without a word: the "
     "build that "
     "made it was killed",
@@ -79,7 +79,7 @@ _BATON = fault(
     "What torch.compile builds can be kept and loaded",
     deadline=15,
     needs=("python.starts",),
-    follows=("storage.temporary",),
+    follows=("storage.temporary", "storage.extensions"),
 )
 def cache(context: Context) -> Iterator[Finding]:
     """Makes, locks and maps a file in the folders of inductor and Triton, found as these find them."""

@@ -116,7 +116,7 @@ _OPENMP = fault(
 _PYTHON_H = fault(
     "compile.kernel.python-h",
     "fail",
-    "The headers of Python are missing",
+    "torch.compile finds no headers of Python",
     cause="the headers of Python are not installed, which the code that inductor and Triton generate includes",
     fix="apt-get install -y python3-dev  (Fedora: dnf install python3-devel)",
 )

@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from llmbench.doctor import gpus
+from llmbench.doctor import gpus, system
 from llmbench.doctor.checks.registry import check, fault
 from llmbench.doctor.model import Fault, Finding, passed, skipped
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import read
 
 # First Linux driver that runs programs of a CUDA major version (minor version compatibility).
 LEAST_DRIVER = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
@@ -202,7 +201,7 @@ def driver(context: Context) -> Iterator[Finding]:
 
 def _not_loaded(context: Context, on_bus: list[gpus.PciGpu]) -> Finding:
     """Why there is no driver, as far as files tell."""
-    release = (read(gpus.ROOT / "proc/sys/kernel/osrelease") or "").strip()
+    release = (gpus.text(system.ROOT / "proc/sys/kernel/osrelease") or "").strip()
     modules = gpus.kernel_modules("nvidia.ko*")
     sources = [gpus.shown(path) for path in (*gpus.glob("usr/src", "nvidia-*"), *gpus.glob("var/lib/dkms", "nvidia*"))]
     forbidden = gpus.blacklisted("nvidia")
@@ -291,7 +290,7 @@ _INSTALL = {
 
 
 def _distribution() -> str:
-    text = read(gpus.ROOT / "etc/os-release") or ""
+    text = gpus.text(system.ROOT / "etc/os-release") or ""
     names = " ".join(re.findall(r"^ID(?:_LIKE)?=\"?([^\"\n]*)", text, re.MULTILINE)).split()
     return next((name for name in names if name in _INSTALL), "")
 

@@ -8,18 +8,17 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from llmbench.doctor import gpus
+from llmbench.doctor import gpus, system
 from llmbench.doctor.checks import cuda_faults as faults
 from llmbench.doctor.model import Fault, Finding
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import read
 
 
 def opened(context: Context) -> dict[str, str]:
     """What opening each node gives; ``no answer`` for the one that blocked."""
     paths = ["/dev/nvidiactl", "/dev/nvidia-uvm", *gpus.nvidia_nodes()]
     # Nodes elsewhere than in the root are those of a test.
-    real = {str(gpus.ROOT / path.lstrip("/")): path for path in paths}
+    real = {str(system.ROOT / path.lstrip("/")): path for path in paths}
     outcome = context.probe("device_nodes", {"paths": list(real)}, deadline=15)
     answers = outcome.answer.get("nodes", {})
     found = {path: answers[place] for place, path in real.items() if place in answers}
@@ -62,7 +61,7 @@ def _for(container: str | None, node: str) -> dict[str, Any]:
 
 def no_permission(closed: Sequence[str], evidence: str, fault: Fault) -> Finding:
     """The finding that these nodes may not be opened, with whom they belong to."""
-    found = os.stat(gpus.ROOT / closed[0].lstrip("/"))
+    found = os.stat(system.ROOT / closed[0].lstrip("/"))
     try:
         group = grp.getgrgid(found.st_gid).gr_name
     except KeyError:
@@ -75,9 +74,9 @@ def no_permission(closed: Sequence[str], evidence: str, fault: Fault) -> Finding
 
 def _stale(evidence: str) -> Iterator[Finding]:
     """A node that was made for another major number than the module has now (bind mounts into LXC)."""
-    listed = re.search(r"^\s*(\d+) nvidia-uvm$", read(gpus.ROOT / "proc/devices") or "", re.MULTILINE)
+    listed = re.search(r"^\s*(\d+) nvidia-uvm$", gpus.text(system.ROOT / "proc/devices") or "", re.MULTILINE)
     try:
-        major = os.major(os.stat(gpus.ROOT / "dev/nvidia-uvm").st_rdev)
+        major = os.major(os.stat(system.ROOT / "dev/nvidia-uvm").st_rdev)
     except OSError:
         return
     if listed and major not in (0, int(listed[1])):

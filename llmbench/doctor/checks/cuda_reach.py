@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from llmbench.doctor import gpus
+from llmbench.doctor import gpus, system
 from llmbench.doctor.checks import cuda_faults as faults
 from llmbench.doctor.checks.cuda_build import cuda_version, too_old
 from llmbench.doctor.checks.cuda_nodes import by_nodes, no_permission, opened
@@ -16,7 +16,6 @@ from llmbench.doctor.checks.registry import check
 from llmbench.doctor.model import Finding, passed, skipped
 from llmbench.doctor.process import Outcome
 from llmbench.doctor.runner import Context
-from llmbench.doctor.system import read
 
 _MOST_ALONE = 16
 """GPUs that are tried one by one when torch fails with all."""
@@ -142,7 +141,7 @@ def _by_code(context: Context, answer: dict[str, object], told: str, evidence: s
     if fault in (faults.COMPAT, faults.MISMATCH):
         return _two_versions(context, answer, evidence, fault is faults.COMPAT)
     if fault is faults.FABRIC:
-        running = any((read(path) or "").startswith("nv-fabricmanag") for path in gpus.glob("proc", "[0-9]*/comm"))
+        running = any((gpus.text(path) or "").startswith("nv-fabricmanag") for path in gpus.glob("proc", "[0-9]*/comm"))
         evidence += f"; nv-fabricmanager {'runs' if running else 'does not run'} (/proc)"
     return fault.found(evidence, branch=_branch(context)) if fault else None
 
@@ -182,7 +181,7 @@ def _names_compat(context: Context) -> str:
     if folders:
         return f"; LD_LIBRARY_PATH names {folders[0]}"
     for path in gpus.glob("etc/ld.so.conf.d", "*.conf"):
-        lines = [line for line in (read(path) or "").splitlines() if "compat" in line and "cuda" in line]
+        lines = [line for line in (gpus.text(path) or "").splitlines() if "compat" in line and "cuda" in line]
         if lines:
             return f"; {gpus.shown(path)} names {lines[0].strip()}"
     return ""
@@ -262,7 +261,7 @@ def _in_general(context: Context, outcome: Outcome, answer: dict[str, object], t
     visible = context.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         evidence += f" (CUDA_VISIBLE_DEVICES={visible})"
-    if private := [node for node in gpus.nvidia_nodes() if not os.stat(gpus.ROOT / node[1:]).st_mode & 0o006]:
+    if private := [node for node in gpus.nvidia_nodes() if not os.stat(system.ROOT / node[1:]).st_mode & 0o006]:
         evidence += f"; not everybody may open {', '.join(private)} (ls -l)"
     code = str(answer.get("code", ""))
     known = (fault for number, words, fault in faults.BY_WORDS if code == number or re.search(words, told))
@@ -276,7 +275,8 @@ def _in_general(context: Context, outcome: Outcome, answer: dict[str, object], t
 def _rocm(context: Context, told: str) -> Iterator[Finding]:
     evidence = told.splitlines()[0]
     nodes = ["/dev/kfd", *(f"/dev/dri/{path.name}" for path in gpus.glob("dev/dri", "renderD*"))]
-    closed = [node for node in nodes if os.path.exists(place := gpus.ROOT / node[1:]) and not os.access(place, os.W_OK)]
+    places = {node: system.ROOT / node[1:] for node in nodes}
+    closed = [node for node, place in places.items() if place.exists() and not os.access(place, os.W_OK)]
     override = context.environ.get("HSA_OVERRIDE_GFX_VERSION")
     if not gpus.exists("dev/kfd"):
         yield faults.KFD.found(f"/dev/kfd is missing: {evidence}")

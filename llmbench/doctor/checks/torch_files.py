@@ -15,7 +15,7 @@ from llmbench.doctor.runner import Context
 UNLISTABLE = fault(
     "torch.files.unlistable",
     "fail",
-    "The installed packages cannot be listed",
+    "Torch cannot be looked for",
     cause="an entry of site-packages is broken or unreadable, or lies on a file system that does not answer",
     fix="look at the entry that is named, or make the environment anew",
 )
@@ -149,7 +149,7 @@ _MANY_EDITED = 25
     "torch.files",
     "torch's files are all there",
     deadline=45,
-    needs=("python.starts", "python.shadow"),
+    needs=("environment.folder", "python.starts", "python.shadow"),
     follows=("python.path",),
 )
 def files(context: Context) -> Iterator[Finding]:

@@ -155,7 +155,7 @@ def numpy(context: Context) -> Iterator[Finding]:
 MKL_KERNELS = fault(
     "torch.basics.mkl",
     "fail",
-    "A part of Intel MKL is missing",
+    "Intel MKL fails when torch computes",
     cause="Intel MKL loads its kernels when it is first used, and does not find them, or finds those of another "
     "version: every matrix product ends the program",
     fix="unset LD_LIBRARY_PATH LD_PRELOAD; in a conda environment: conda install --force-reinstall mkl",

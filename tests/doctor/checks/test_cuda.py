@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llmbench.doctor import gpus
+from llmbench.doctor import gpus, system
 from llmbench.doctor.checks import all_checks
 from llmbench.doctor.checks.cuda_visible import select
 from llmbench.doctor.model import Finding
@@ -96,7 +96,7 @@ _NEED_DEVICES = ("cuda.count", "cuda.devices", "cuda.libraries")
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     (tmp_path / "site" / "torch").mkdir(parents=True)
     (tmp_path / "site" / "torch" / "__init__.py").write_text(FAKE_TORCH, encoding="utf-8")
-    monkeypatch.setattr(gpus, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(system, "ROOT", tmp_path / "root")
     return Machine(tmp_path / "root", tmp_path / "site")
 
 

@@ -25,13 +25,13 @@ FULL = fault("cluster.scratch.full", "warn", "The scratch disk is full",
 @check("cluster.scratch", "The scratch disk has room", needs=("python.starts",))
 def scratch(context):
     """Looks at it."""
-    print("noise of a plug-in")
+    print("blah of a plug-in")
     if "SCRATCH_FULL" in context.environ:
         yield FULL.found("0 bytes left")
     else:
         yield passed("12 TB left")
 
-print("noise at import")
+print("blah at import")
 '''
 
 Doctor = Callable[..., subprocess.CompletedProcess[str]]
@@ -63,7 +63,7 @@ def test_a_check_is_asked(installed: Doctor) -> None:
     done = installed({"goodcheck": GOOD}, "doctor", "--json", "--only", "cluster,plugins")
     assert done.returncode == 0, done.stderr
     found = answers(done)
-    assert list(found) == ["python.starts", "plugins.load", "cluster.scratch"]
+    assert list(found) == ["python.starts", "plugins.own", "plugins.load", "cluster.scratch"]
     assert found["cluster.scratch"][0]["evidence"] == "12 TB left"
     assert found["plugins.load"][0]["evidence"] == "1 package brings checks: goodcheck (goodcheck)"
 
@@ -71,7 +71,7 @@ def test_a_check_is_asked(installed: Doctor) -> None:
 def test_its_fault_is_told(installed: Doctor) -> None:
     done = installed({"goodcheck": GOOD}, "doctor", "--only", "cluster", SCRATCH_FULL="1")
     assert "WARN  cluster.scratch.full" in done.stdout
-    assert "noise" not in done.stdout
+    assert "blah" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_it_is_listed_and_explained(installed: Doctor, arguments: tuple[str, ...
     done = installed({"goodcheck": GOOD}, *arguments)
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
-    assert "noise" not in done.stdout
+    assert "blah" not in done.stdout
 
 
 HEAD = GOOD.partition("@check")[0]
@@ -112,7 +112,7 @@ def test_a_broken_one_is_a_finding_and_breaks_nothing(installed: Doctor, kind: s
     done = installed({"brokencheck": source}, "doctor", "--json", "--only", "plugins,python.starts")
     assert done.returncode == 0, done.stderr
     found = answers(done)
-    assert list(found) == ["python.starts", "plugins.load"]
+    assert list(found) == ["python.starts", "plugins.own", "plugins.load"]
     (finding,) = found["plugins.load"]
     assert (finding["verdict"], finding["fault"]) == ("warn", "plugins.load.broken")
     assert "brokencheck (brokencheck)" in finding["evidence"]

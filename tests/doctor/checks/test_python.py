@@ -529,7 +529,7 @@ def test_variables_of_pip_count_more_than_files(
 def test_cpu_builds_on_a_machine_with_a_gpu(configure: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     configure("[global]\nextra-index-url = https://me:hunter2@download.pytorch.org/whl/cpu\n")
     assert one("python.pip").verdict in ("pass", "skip")
-    monkeypatch.setattr("llmbench.doctor.system.nvidia_devices", lambda: ["/dev/nvidia0"])
+    monkeypatch.setattr("llmbench.doctor.checks.pip.nvidia_devices", lambda: ["/dev/nvidia0"])
     finding = named(ask("python.pip"), "python.pip.cpu")
     assert "https://download.pytorch.org/whl/cpu, and there is /dev/nvidia0" in finding.evidence
 

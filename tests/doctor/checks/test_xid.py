@@ -99,8 +99,8 @@ def test_each_code_is_told_once_with_its_action(kernel: Kernel) -> None:
         (None, f"{GPU}: 31, pid=77, name=python, MMU Fault"),  # when the machine started
         (1, f"{GPU}: 154, GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)"),
         (1, f"{GPU}: 106, SMBPBI test message"),
-        (1, f"NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.82.07"),
-        (1, f"NVRM: GPU at PCI:0000:4b:00: GPU-11111111-2222-3333-4444-555555555555"),
+        (1, "NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.82.07"),
+        (1, "NVRM: GPU at PCI:0000:4b:00: GPU-11111111-2222-3333-4444-555555555555"),
     ],
 )
 def test_old_or_harmless_lines(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, age: int | None, line: str) -> None:

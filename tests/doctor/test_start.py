@@ -57,7 +57,7 @@ def test_what_hides_the_standard_library_from_scripts_does_not_hide_it_from_llmb
 ) -> None:
     (tmp_path / "logging.py").write_text("raise RuntimeError('this is not logging')\n")
     (tmp_path / "typing_extensions.py").write_text("raise RuntimeError('nor is this')\n")
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([str(tmp_path), root] if where == "PYTHONPATH" else [root])
     done = subprocess.run(
         [sys.executable, "-m", "llmbench", "doctor", "--json", "--only", "python.shadow,plugins.own"],

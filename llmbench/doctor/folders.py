@@ -64,9 +64,9 @@ def is_network(look: Look) -> bool:
     return kind in NETWORK or kind.startswith(("fuse.sshfs", "fuse.s3", "fuse.gcs", "fuse.rclone", "fuse.juicefs"))
 
 
-Kind = Literal["read_only", "denied", "full", "low", "inodes", "quota", "broken"]
+Kind = Literal["read-only", "denied", "full", "low", "inodes", "quota", "broken"]
 _KINDS: dict[Kind, tuple[str, str]] = {
-    "read_only": (
+    "read-only": (
         "is read-only",
         "mount -o remount,rw <mount>  (Kubernetes with readOnlyRootFilesystem: mount an emptyDir there), or "
         "<elsewhere>",
@@ -95,7 +95,7 @@ def family(check: str, it: str, effect: str, elsewhere: str, verdict: Literal["f
 
 
 _BY_ERRNO: dict[int, Kind] = {
-    errno.EROFS: "read_only",
+    errno.EROFS: "read-only",
     errno.EACCES: "denied",
     errno.EPERM: "denied",
     errno.ENOSPC: "full",

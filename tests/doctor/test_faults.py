@@ -33,7 +33,7 @@ def test_each_belongs_to_a_check() -> None:
 
 def test_ids_are_words() -> None:
     assert [
-        fault.id for fault in all_faults() if not re.fullmatch(r"[a-z0-9]+(\.[a-z0-9_]+(-[a-z0-9]+)*){2}", fault.id)
+        fault.id for fault in all_faults() if not re.fullmatch(r"[a-z0-9]+(\.[a-z0-9]+(-[a-z0-9]+)*){2}", fault.id)
     ] == []
 
 

@@ -76,7 +76,7 @@ def home(context: Context) -> Iterator[Finding]:
     if not verdict and not look.get("exists"):
         reason = "is no folder" if look.get("file") == path else "does not exist"
         yield NO_HOME.found(f"HOME={path} {reason}", path=path)
-    elif verdict and not heavy and verdict[0] in ("read_only", "denied", "low"):
+    elif verdict and not heavy and verdict[0] in ("read-only", "denied", "low"):
         yield passed(f"HOME={path}: {verdict[1]}; no cache needs it, since variables name others")
     elif verdict:
         shown = f"; below it would be {', '.join(below)}" if below else ""
@@ -240,7 +240,7 @@ def _unusable(context: Context, folders: Mapping[str, str]) -> Iterator[Finding]
         verdict = judge(look)
         told_of_home = of_home and verdict and of_home[0] == verdict[0] and _is_home(context, look)
         offline = variable in _OFFLINE and context.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-        if not verdict or told_of_home or (offline and verdict[0] in ("read_only", "denied", "low", "full")):
+        if not verdict or told_of_home or (offline and verdict[0] in ("read-only", "denied", "low", "full")):
             continue
         groups.setdefault((verdict[0], verdict[1], look.get("mount")), []).append(variable)
     users = {name: user for name, _, user in CACHES} | dict(NAMED_CACHES)

@@ -20,7 +20,7 @@ _COMPATIBILITY = "https://docs.nvidia.com/deploy/cuda-compatibility/minor-versio
 _DRIVER_GUIDE = "https://docs.nvidia.com/datacenter/tesla/driver-installation-guide/"
 
 CPU_ONLY = fault(
-    "cuda.build.cpu_only",
+    "cuda.build.cpu-only",
     "fail",
     "A CPU-only build of torch on a machine with NVIDIA GPUs",
     cause="this torch is a CPU-only build, not compiled with CUDA: training uses the CPU although there are GPUs",
@@ -28,7 +28,7 @@ CPU_ONLY = fault(
     link="https://pytorch.org/get-started/locally/",
 )
 ROCM_ON_NVIDIA = fault(
-    "cuda.build.rocm_on_nvidia",
+    "cuda.build.rocm-on-nvidia",
     "fail",
     "A ROCm build of torch on a machine with NVIDIA GPUs",
     cause="a build for AMD's ROCm cannot use NVIDIA GPUs: training would use the CPU",
@@ -36,7 +36,7 @@ ROCM_ON_NVIDIA = fault(
     link="https://pytorch.org/get-started/locally/",
 )
 AMD_UNUSED = fault(
-    "cuda.build.amd_unused",
+    "cuda.build.amd-unused",
     "fail",
     "AMD GPUs, but no ROCm build of torch",
     cause="only a ROCm build of torch uses AMD GPUs: training uses the CPU although there are GPUs",
@@ -71,7 +71,7 @@ NOUVEAU = fault(
     link=_DRIVER_GUIDE,
 )
 NOT_BUILT = fault(
-    "cuda.driver.not_built",
+    "cuda.driver.not-built",
     "fail",
     "The NVIDIA driver is not built for the running kernel",
     cause="the kernel was updated, and the driver's module was not built for the new one (its headers are missing, or "
@@ -87,7 +87,7 @@ BLACKLISTED = fault(
     fix="remove the line (on Ubuntu laptops: sudo prime-select nvidia), then <initramfs>, and reboot",
 )
 SECURE_BOOT = fault(
-    "cuda.driver.secure_boot",
+    "cuda.driver.secure-boot",
     "fail",
     "Secure Boot keeps the NVIDIA driver from loading",
     cause="the driver is installed but not loaded, and Secure Boot lets the kernel load only modules signed with a key "
@@ -96,7 +96,7 @@ SECURE_BOOT = fault(
     "and enroll the key at the blue screen; or switch Secure Boot off in the firmware",
 )
 NOT_LOADED = fault(
-    "cuda.driver.not_loaded",
+    "cuda.driver.not-loaded",
     "fail",
     "The NVIDIA driver is installed, but not loaded",
     cause="the kernel module is there but not loaded: torch sees no GPU",
@@ -119,7 +119,7 @@ UNBOUND = fault(
     fix="see why: sudo dmesg | grep -i -e nvrm -e <address>",
 )
 TOO_OLD = fault(
-    "cuda.driver.too_old",
+    "cuda.driver.too-old",
     "fail",
     "The driver is too old for the CUDA version of torch",
     cause="the NVIDIA driver is too old for this torch, which therefore cannot use the GPUs: CUDA <cuda> needs driver "

@@ -46,7 +46,7 @@ UNSTEADY = fault(
     link="https://arxiv.org/abs/2102.11245",
 )
 TOO_OLD = fault(
-    "cuda.devices.too_old",
+    "cuda.devices.too-old",
     "fail",
     "A GPU is too old for this build of torch",
     cause="this build of torch has no kernels for a GPU that old: it is not compatible, and every kernel fails with no "
@@ -55,7 +55,7 @@ TOO_OLD = fault(
     link=_CUDA_TABLE,
 )
 TOO_NEW = fault(
-    "cuda.devices.too_new",
+    "cuda.devices.too-new",
     "fail",
     "A GPU is newer than this build of torch",
     cause="this build of torch was made before this GPU and has no kernels for it: it is not compatible, and every "
@@ -64,7 +64,7 @@ TOO_NEW = fault(
     link=_CUDA_TABLE,
 )
 BY_PTX = fault(
-    "cuda.devices.by_ptx",
+    "cuda.devices.by-ptx",
     "warn",
     "Kernels are translated for this GPU when they are first used",
     cause="this build of torch has no kernels for this GPU, only their PTX, which the driver translates: the first use "
@@ -82,7 +82,7 @@ GFX = fault(
     link="https://rocm.docs.amd.com/projects/install-on-linux/en/latest/reference/system-requirements.html",
 )
 NO_MEMORY = fault(
-    "cuda.devices.no_memory",
+    "cuda.devices.no-memory",
     "fail",
     "No memory is left on a GPU",
     cause="not even the first few MiB can be allocated: other processes fill this GPU (a notebook, or a dead worker "
@@ -105,7 +105,7 @@ ECC = fault(
     link="https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/index.html",
 )
 NO_IMAGE = fault(
-    "cuda.devices.no_kernel_image",
+    "cuda.devices.no-kernel-image",
     "fail",
     "torch has no kernel for a GPU",
     cause="no kernel image is available for execution on the device: this build of torch was not made for this GPU",
@@ -113,7 +113,7 @@ NO_IMAGE = fault(
     link=_CUDA_TABLE,
 )
 PTX = fault(
-    "cuda.devices.ptx_version",
+    "cuda.devices.ptx-version",
     "fail",
     "The driver cannot translate this build's PTX",
     cause="torch has only PTX for this GPU, made by a newer CUDA than the driver knows: the provided PTX was compiled "
@@ -279,7 +279,7 @@ def _least(cuda: str) -> int:
 # --- libraries
 
 CUDNN_VERSION = fault(
-    "cuda.libraries.cudnn_version",
+    "cuda.libraries.cudnn-version",
     "fail",
     "Another cuDNN is loaded than torch was built with",
     cause="a cuDNN of another version is found before the one that torch brings (LD_LIBRARY_PATH, or another wheel): "
@@ -306,7 +306,7 @@ CUBLASLT = fault(
     fix="unset LD_LIBRARY_PATH; <python> -m pip install --force-reinstall torch==<version>",
 )
 NO_NCCL = fault(
-    "cuda.libraries.no_nccl",
+    "cuda.libraries.no-nccl",
     "warn",
     "This build of torch has no NCCL",
     cause="several GPUs, but no NCCL: training on more than one of them must use gloo, which is many times slower",

@@ -15,7 +15,7 @@ _DMESG = "sudo dmesg | grep -i -e nvrm -e xid"
 # --- the library and the driver
 
 TOO_OLD = fault(
-    "cuda.reach.too_old",
+    "cuda.reach.too-old",
     "fail",
     "torch says that the driver is too old",
     cause=_TOO_OLD.cause,
@@ -23,7 +23,7 @@ TOO_OLD = fault(
     link=_TOO_OLD.link,
 )
 NO_LIBRARY = fault(
-    "cuda.reach.no_library",
+    "cuda.reach.no-library",
     "fail",
     "The driver's library libcuda.so.1 is not installed",
     cause="the kernel driver is loaded, but its library libcuda.so.1 is not found: torch says that there is no NVIDIA "
@@ -33,7 +33,7 @@ NO_LIBRARY = fault(
     "xorg-x11-drv-nvidia-cuda), then sudo ldconfig",
 )
 BROKEN_LIBRARY = fault(
-    "cuda.reach.broken_library",
+    "cuda.reach.broken-library",
     "fail",
     "The driver's library libcuda.so.1 cannot be loaded",
     cause="a libcuda.so.1 is found, but it is cut off, of another processor, or lacks what it needs: torch says that "
@@ -41,7 +41,7 @@ BROKEN_LIBRARY = fault(
     fix="remove that file if it is a leftover (and its folder from LD_LIBRARY_PATH), else reinstall the driver",
 )
 STUB = fault(
-    "cuda.reach.stub_library",
+    "cuda.reach.stub-library",
     "fail",
     "The toolkit's stub of libcuda.so.1 is used instead of the driver's library",
     cause="the folder stubs of a CUDA toolkit is for linking only; its libcuda does nothing, and hides the driver's",
@@ -69,7 +69,7 @@ MISMATCH = fault(
     link="https://github.com/NVIDIA/nvidia-docker/issues/1256",
 )
 WSL = fault(
-    "cuda.reach.wsl_library",
+    "cuda.reach.wsl-library",
     "fail",
     "WSL 2 does not use the driver of Windows",
     cause="in WSL 2 the driver's library comes from Windows, in /usr/lib/wsl/lib; a Linux driver that was installed "
@@ -148,7 +148,7 @@ DENIED = fault(
     link="https://github.com/NVIDIA/nvidia-container-toolkit/issues/48",
 )
 STALE_NODE = fault(
-    "cuda.reach.stale_node",
+    "cuda.reach.stale-node",
     "fail",
     "/dev/nvidia-uvm has an old number",
     cause="the kernel numbers nvidia-uvm anew at each boot; a node that was copied or bound into this container still "
@@ -157,14 +157,14 @@ STALE_NODE = fault(
     "rule",
 )
 NODE_HANGS = fault(
-    "cuda.reach.node_hangs",
+    "cuda.reach.node-hangs",
     "fail",
     "A GPU does not answer when it is opened",
     cause="the driver waits for a GPU that does not start, and so does every program that looks for GPUs",
     fix=f"{_DMESG}; reset that GPU (sudo nvidia-smi --gpu-reset) or power-cycle the machine",
 )
 CAPS = fault(
-    "cuda.reach.mig_caps",
+    "cuda.reach.mig-caps",
     "fail",
     "The capability nodes of MIG are missing",
     cause="a MIG instance is reached through /dev/nvidia-caps as well: without its nodes CUDA sees no device",
@@ -203,7 +203,7 @@ CAPABILITIES = fault(
     link=_CONTAINERS,
 )
 NOT_MOUNTED = fault(
-    "cuda.reach.not_mounted",
+    "cuda.reach.not-mounted",
     "fail",
     "The driver's library was not mounted into the container",
     cause="the container has the device nodes, but no libcuda.so.1: it was started with --device or --privileged, "
@@ -212,7 +212,7 @@ NOT_MOUNTED = fault(
     link=_CONTAINERS,
 )
 NO_ALLOCATION = fault(
-    "cuda.reach.no_allocation",
+    "cuda.reach.no-allocation",
     "warn",
     "The SLURM job has no GPU",
     cause="this job did not ask SLURM for GPUs, so it may not use those of the node",
@@ -260,7 +260,7 @@ CRASH = fault(
     fix="unset LD_LIBRARY_PATH LD_PRELOAD; if it stays, reinstall the driver: its library and module may differ",
 )
 NO_DEVICE = fault(
-    "cuda.reach.no_device",
+    "cuda.reach.no-device",
     "fail",
     "The driver works, but offers no GPU",
     cause="no CUDA-capable device is detected (error 100): a variable or the container hides them, the GPUs did not "
@@ -277,7 +277,7 @@ ORDINAL = fault(
     link=_ERRORS,
 )
 OS_CALL = fault(
-    "cuda.reach.os_call",
+    "cuda.reach.os-call",
     "fail",
     "A call of the driver to the operating system failed",
     cause="error 304: mostly /dev/nvidia-uvm may not be used, a seccomp or AppArmor profile forbids a call, or a limit "
@@ -335,7 +335,7 @@ KFD = fault(
     link=_ROCM,
 )
 KFD_PERMISSION = fault(
-    "cuda.reach.kfd_permission",
+    "cuda.reach.kfd-permission",
     "fail",
     "The device nodes of the AMD GPUs may not be opened",
     cause="/dev/kfd and /dev/dri/renderD* belong to the groups render and video, of which this user is no member: "
@@ -344,7 +344,7 @@ KFD_PERMISSION = fault(
     link=_ROCM,
 )
 GFX_OVERRIDE = fault(
-    "cuda.reach.gfx_override",
+    "cuda.reach.gfx-override",
     "fail",
     "HSA_OVERRIDE_GFX_VERSION makes ROCm fail",
     cause="the variable makes ROCm take the GPU for another model; with one that is too different, it fails or "

@@ -31,7 +31,7 @@ HIDDEN = fault(
     link=_GUIDE,
 )
 OUT_OF_RANGE = fault(
-    "cuda.visible.out_of_range",
+    "cuda.visible.out-of-range",
     "fail",
     "CUDA_VISIBLE_DEVICES names a GPU that is not there",
     cause="CUDA counts GPUs from 0, and stops at the first index that does not exist: that GPU and all after it in "
@@ -48,7 +48,7 @@ DUPLICATE = fault(
     link=_GUIDE,
 )
 UNKNOWN_UUID = fault(
-    "cuda.visible.unknown_uuid",
+    "cuda.visible.unknown-uuid",
     "fail",
     "CUDA_VISIBLE_DEVICES names a GPU of another machine",
     cause="the UUID in <variable> belongs to no GPU here (it was copied from another machine, or the GPU was "
@@ -57,7 +57,7 @@ UNKNOWN_UUID = fault(
     link=_GUIDE,
 )
 MIG_GONE = fault(
-    "cuda.visible.mig_gone",
+    "cuda.visible.mig-gone",
     "fail",
     "CUDA_VISIBLE_DEVICES names a MIG instance that is gone",
     cause="MIG instances get new UUIDs whenever they are made, also after a reboot: the one in <variable> is gone, and "
@@ -95,7 +95,7 @@ ORDER = fault(
     link=_GUIDE,
 )
 TWO_VARIABLES = fault(
-    "cuda.visible.two_variables",
+    "cuda.visible.two-variables",
     "fail",
     "ROCm's variables contradict each other",
     cause="ROCR_VISIBLE_DEVICES selects first, and HIP_VISIBLE_DEVICES (or CUDA_VISIBLE_DEVICES) counts from 0 among "

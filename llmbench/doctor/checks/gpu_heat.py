@@ -37,7 +37,7 @@ THERMAL = fault(
     link=_REASONS,
 )
 BRAKE = fault(
-    "gpu.throttle.power_brake",
+    "gpu.throttle.power-brake",
     "warn",
     "A GPU is held back by its hardware power brake",
     cause="the power supply, a power cable or the chassis signals that it cannot deliver: the hardware slows the GPU "
@@ -54,7 +54,7 @@ SLOWDOWN = fault(
     link=_REASONS,
 )
 CAP_IDLE = fault(
-    "gpu.throttle.power_cap",
+    "gpu.throttle.power-cap",
     "warn",
     "A GPU is power capped although it draws little",
     cause="the software power cap lowers its clocks far below its limit: the node's or the module's power budget is "
@@ -63,7 +63,7 @@ CAP_IDLE = fault(
     link=_REASONS,
 )
 SYNC = fault(
-    "gpu.throttle.sync_boost",
+    "gpu.throttle.sync-boost",
     "warn",
     "Sync boost holds a GPU at the clocks of the slowest",
     cause="a sync boost group makes all its GPUs run at the clocks of the slowest one",
@@ -78,7 +78,7 @@ HOT = fault(
     fix="check fans, filters, airflow or coolant; nvidia-smi -q -d TEMPERATURE -i <gpus>",
 )
 HOT_MEMORY = fault(
-    "gpu.throttle.hot_memory",
+    "gpu.throttle.hot-memory",
     "warn",
     "The memory of a GPU is at its temperature limit",
     cause="memory at its limit is throttled, and errs more often",

@@ -213,7 +213,7 @@ def _link_errors(gpu: Gpu) -> str | None:
 
 
 FABRIC = fault(
-    "gpu.fabric.not_ready",
+    "gpu.fabric.not-ready",
     "fail",
     "A GPU is not registered with the NVSwitch fabric",
     cause="the fabric manager has not (yet) set up NVLink between the GPUs: CUDA fails with error 802, 'system not yet "

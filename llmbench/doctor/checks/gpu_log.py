@@ -65,7 +65,7 @@ FALLEN = fault(
     link=_CATALOG,
 )
 INIT_FAILED = fault(
-    "gpu.xid.init_failed",
+    "gpu.xid.init-failed",
     "fail",
     "The kernel log says that the driver could not start a GPU",
     cause="RmInitAdapter failed or the probe of the device failed: programs do not see this GPU",
@@ -73,7 +73,7 @@ INIT_FAILED = fault(
     "then reseat or replace the card",
 )
 API_MISMATCH = fault(
-    "gpu.xid.api_mismatch",
+    "gpu.xid.api-mismatch",
     "fail",
     "The kernel log has an API mismatch of the driver",
     cause="programs come with another driver version than the kernel module: the driver was upgraded without a "
@@ -81,7 +81,7 @@ API_MISMATCH = fault(
     fix="reboot; remove driver libraries (libcuda, libnvidia-*) from the container's image",
 )
 ADDRESS_SPACE = fault(
-    "gpu.xid.address_space",
+    "gpu.xid.address-space",
     "fail",
     "The kernel log says that a GPU got no address space (BAR)",
     cause="the BIOS or the virtual machine has too small a window for the GPU's memory, so that the driver cannot "
@@ -248,14 +248,14 @@ OOM = fault(
     "sudo dmesg | grep -i -A1 oom",
 )
 MACHINE_CHECK = fault(
-    "cpu.log.machine_check",
+    "cpu.log.machine-check",
     "warn",
     "The processor reported hardware errors",
     cause="machine check exceptions: processor, memory or bus err. Results may be wrong, and the machine may crash",
     fix="sudo ras-mc-ctl --errors (package rasdaemon) tells which part; test and replace it",
 )
 MEMORY_ERRORS = fault(
-    "cpu.log.memory_errors",
+    "cpu.log.memory-errors",
     "warn",
     "The memory controller reported errors (EDAC)",
     cause="a memory module errs: corrected errors are the first sign, uncorrected ones corrupt data or crash programs",

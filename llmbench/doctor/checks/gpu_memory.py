@@ -125,7 +125,7 @@ def _switch(value: int) -> str:
 
 
 REMAP_FAILED = fault(
-    "gpu.memory.remap_failed",
+    "gpu.memory.remap-failed",
     "fail",
     "Remapping a damaged row of GPU memory has failed",
     cause="a row of memory is damaged and no spare row could take its place: the GPU keeps computing on bad memory",
@@ -133,7 +133,7 @@ REMAP_FAILED = fault(
     link=_MANAGEMENT,
 )
 REMAP_PENDING = fault(
-    "gpu.memory.remap_pending",
+    "gpu.memory.remap-pending",
     "warn",
     "A damaged row of GPU memory waits for a reset to be remapped",
     cause="the driver has put the row on the list (Xid 63), but until the GPU is reset programs may still touch it "
@@ -142,7 +142,7 @@ REMAP_PENDING = fault(
     link=_MANAGEMENT,
 )
 BANKS = fault(
-    "gpu.memory.banks_exhausted",
+    "gpu.memory.banks-exhausted",
     "warn",
     "Banks of GPU memory have no spare rows left",
     cause="the next damaged row in such a bank cannot be remapped: the GPU will then have to be replaced",
@@ -150,7 +150,7 @@ BANKS = fault(
     link=_MANAGEMENT,
 )
 PAGES_PENDING = fault(
-    "gpu.memory.pages_pending",
+    "gpu.memory.pages-pending",
     "warn",
     "Damaged pages of GPU memory wait for a reboot to be retired",
     cause="Volta, Turing and older retire a page only when the driver is loaded anew: until then programs may touch "
@@ -159,7 +159,7 @@ PAGES_PENDING = fault(
     link=_RETIREMENT,
 )
 PAGES_MANY = fault(
-    "gpu.memory.pages_many",
+    "gpu.memory.pages-many",
     "fail",
     "A GPU has retired so many pages that it must be replaced",
     cause="64 pages can be retired at most; NVIDIA takes the card back from 60 on: its memory is failing",
@@ -167,7 +167,7 @@ PAGES_MANY = fault(
     link=_RETIREMENT,
 )
 REPAIR = fault(
-    "gpu.memory.repair_pending",
+    "gpu.memory.repair-pending",
     "warn",
     "A repair of a GPU waits for a reset",
     cause="the driver has marked a memory channel or a processing cluster (TPC) as damaged, and swaps it at the next "

@@ -47,7 +47,7 @@ MISSING = fault(
     "else install the driver's libraries (Debian: apt-get install libnvidia-ml1) and run ldconfig",
 )
 NOT_LOADED = fault(
-    "gpu.nvml.not_loaded",
+    "gpu.nvml.not-loaded",
     "fail",
     "NVML says that the driver is not loaded",
     cause="the library of the driver is here, but its kernel module is not loaded, or /dev/nvidiactl is missing: "
@@ -131,7 +131,7 @@ OLD = fault(
     link="https://docs.nvidia.com/datacenter/tesla/drivers/index.html",
 )
 OTHER_DRIVER = fault(
-    "gpu.nvml.other_driver",
+    "gpu.nvml.other-driver",
     "warn",
     "NVML and the kernel tell different driver versions",
     cause="the library that was found is not that of the loaded driver: an upgrade is half done, or another "

@@ -248,7 +248,7 @@ DEBUG = fault(
     fix="make the environment with a Python that was not built with --with-pydebug",
 )
 FREE_THREADED = fault(
-    "python.version.free_threaded",
+    "python.version.free-threaded",
     "warn",
     "Python is a free-threaded build",
     cause="few compiled packages have wheels for it, and one that is not made for it switches the lock on again",

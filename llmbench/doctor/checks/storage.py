@@ -81,7 +81,7 @@ HANGS = fault(
     "elsewhere",
 )
 SHUT_DOWN = fault(
-    "storage.mounts.shut_down",
+    "storage.mounts.shut-down",
     "fail",
     "The kernel made a file system read-only",
     cause="it is mounted for writing, but the kernel has made it read-only, as it does after errors of the disk: "

@@ -111,7 +111,7 @@ def test_cpu_build_beside_gpus(machine: Machine) -> None:
     machine.nvidia(8)
     machine.fake = CPU
     finding = machine.one("cuda.build")
-    assert (finding.fault, finding.verdict) == ("cuda.build.cpu_only", "fail")
+    assert (finding.fault, finding.verdict) == ("cuda.build.cpu-only", "fail")
     assert "8 NVIDIA GPUs here (driver 580.82.07" in finding.evidence
     assert "torch 2.13.0+cpu is a CPU-only build" in finding.evidence
     assert "--index-url https://download.pytorch.org/whl/cu130" in str(finding.fix)
@@ -133,7 +133,7 @@ def test_the_wheel_that_the_driver_runs(machine: Machine, driver: str, wheel: st
 def test_rocm_build_beside_nvidia(machine: Machine) -> None:
     machine.nvidia()
     machine.fake = ROCM
-    assert machine.one("cuda.build").fault == "cuda.build.rocm_on_nvidia"
+    assert machine.one("cuda.build").fault == "cuda.build.rocm-on-nvidia"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_amd_gpus_without_a_rocm_build(machine: Machine, kind: str, rocm: bool, 
         machine.file("opt/rocm/.info/version", "6.4.0")
     finding = machine.one("cuda.build")
     assert finding.verdict == verdict
-    assert finding.fault == (None if verdict == "pass" else "cuda.build.amd_unused")
+    assert finding.fault == (None if verdict == "pass" else "cuda.build.amd-unused")
 
 
 def test_jetson_with_a_cpu_build(machine: Machine) -> None:
@@ -195,13 +195,13 @@ def _blacklist(machine: Machine) -> None:
 _NO_DRIVER: dict[str, tuple[Callable[[Machine], object], str]] = {
     "cuda.driver.missing": (lambda machine: None, "neither /sys/module/nvidia nor /proc/driver/nvidia"),
     "cuda.driver.nouveau": (lambda machine: machine.file("sys/module/nouveau/initstate"), "nouveau is"),
-    "cuda.driver.not_built": (
+    "cuda.driver.not-built": (
         lambda machine: _module(machine, "6.8.0-40-generic"),
         "6.8.0-40-generic, none for the running kernel",
     ),
     "cuda.driver.blacklisted": (_blacklist, "blacklist nvidia in /etc/modprobe.d/nvidia.conf"),
-    "cuda.driver.secure_boot": (_secure_boot, "Secure Boot is on"),
-    "cuda.driver.not_loaded": (_module, f"/lib/modules/{RELEASE}/updates/dkms/nvidia.ko.zst is installed"),
+    "cuda.driver.secure-boot": (_secure_boot, "Secure Boot is on"),
+    "cuda.driver.not-loaded": (_module, f"/lib/modules/{RELEASE}/updates/dkms/nvidia.ko.zst is installed"),
 }
 
 
@@ -220,7 +220,7 @@ def test_sources_that_were_never_built(machine: Machine) -> None:
     machine.pci(NVIDIA)
     machine.file("usr/src/nvidia-580.82.07/dkms.conf")
     finding = machine.one("cuda.driver")
-    assert finding.fault == "cuda.driver.not_built"
+    assert finding.fault == "cuda.driver.not-built"
     assert f"linux-headers-{RELEASE}" in str(finding.fix)
 
 
@@ -274,7 +274,7 @@ def test_driver_against_cuda(machine: Machine, cuda: str, driver: str, old: bool
     machine.nvidia(1, driver)
     machine.fake = {"cuda": cuda}
     finding = machine.one("cuda.driver")
-    assert finding.fault == ("cuda.driver.too_old" if old else None)
+    assert finding.fault == ("cuda.driver.too-old" if old else None)
     assert driver in finding.evidence
 
 
@@ -285,7 +285,7 @@ def test_driver_told_by_proc_only(machine: Machine) -> None:
     )
     machine.file("proc/driver/nvidia/version", text)
     assert gpus.nvidia_driver() == "535.183.01"
-    assert machine.one("cuda.driver").fault == "cuda.driver.too_old"
+    assert machine.one("cuda.driver").fault == "cuda.driver.too-old"
 
 
 def test_windows_has_the_driver(machine: Machine) -> None:
@@ -310,9 +310,9 @@ MIG = "MIG-5a6b7c8d-0000-1111-2222-333344445555"
         ("", 0, "hidden"),
         ("-1", 0, "hidden"),
         ("NoDevFiles", 0, "hidden"),
-        ("8", 0, "out_of_range"),
-        ("0,8,1", 1, "out_of_range"),
-        ("0,2,-1,1", 2, "out_of_range"),
+        ("8", 0, "out-of-range"),
+        ("0,8,1", 1, "out-of-range"),
+        ("0,2,-1,1", 2, "out-of-range"),
         ("0,0", 0, "duplicate"),
         ("all", 0, "text"),
         ("cuda:0", 0, "text"),
@@ -325,10 +325,10 @@ MIG = "MIG-5a6b7c8d-0000-1111-2222-333344445555"
         (A[:8], 1, None),
         (f"{A},{B}", 2, None),
         (f"{A},{A}", 0, "duplicate"),
-        ("GPU-deadbeef", 0, "unknown_uuid"),
-        (f"{A},GPU-deadbeef,{B}", 1, "unknown_uuid"),
+        ("GPU-deadbeef", 0, "unknown-uuid"),
+        (f"{A},GPU-deadbeef,{B}", 1, "unknown-uuid"),
         (MIG, 1, None),
-        ("MIG-deadbeef", 0, "mig_gone"),
+        ("MIG-deadbeef", 0, "mig-gone"),
         (f"MIG-{A}/1/0", 1, None),
         (f"{A},0", 1, "mixed"),
         (f"0,{A}", 1, "mixed"),
@@ -342,10 +342,10 @@ def test_cuda_visible_devices(machine: Machine, value: str, kept: int, fault: st
 
 _VISIBLE_FAULTS = {
     "cuda.visible.hidden": "",
-    "cuda.visible.out_of_range": "0,9",
+    "cuda.visible.out-of-range": "0,9",
     "cuda.visible.duplicate": "0,0",
-    "cuda.visible.unknown_uuid": "GPU-deadbeef",
-    "cuda.visible.mig_gone": "MIG-deadbeef",
+    "cuda.visible.unknown-uuid": "GPU-deadbeef",
+    "cuda.visible.mig-gone": "MIG-deadbeef",
     "cuda.visible.mixed": f"0,{A}",
     "cuda.visible.text": "all",
 }
@@ -369,7 +369,7 @@ def test_uuids_without_nvidia_smi(machine: Machine) -> None:
     machine.environ |= {"PATH": "/nowhere", "CUDA_VISIBLE_DEVICES": B}
     assert machine.one("cuda.visible").verdict == "pass"  # nothing tells the UUIDs: no verdict
     machine.file("proc/driver/nvidia/gpus/0000:18:00.0/information", f"Model: \t\t NVIDIA H100\nGPU UUID: \t {A}\n")
-    assert machine.one("cuda.visible").fault == "cuda.visible.unknown_uuid"
+    assert machine.one("cuda.visible").fault == "cuda.visible.unknown-uuid"
 
 
 def test_order_of_different_gpus(machine: Machine) -> None:
@@ -389,9 +389,9 @@ def test_order_of_different_gpus(machine: Machine) -> None:
     [
         ({}, None),
         ({"HIP_VISIBLE_DEVICES": "0,1"}, None),
-        ({"HIP_VISIBLE_DEVICES": "9"}, "cuda.visible.out_of_range"),
-        ({"ROCR_VISIBLE_DEVICES": "2", "HIP_VISIBLE_DEVICES": "2"}, "cuda.visible.two_variables"),
-        ({"HIP_VISIBLE_DEVICES": "0", "CUDA_VISIBLE_DEVICES": "1"}, "cuda.visible.two_variables"),
+        ({"HIP_VISIBLE_DEVICES": "9"}, "cuda.visible.out-of-range"),
+        ({"ROCR_VISIBLE_DEVICES": "2", "HIP_VISIBLE_DEVICES": "2"}, "cuda.visible.two-variables"),
+        ({"HIP_VISIBLE_DEVICES": "0", "CUDA_VISIBLE_DEVICES": "1"}, "cuda.visible.two-variables"),
         ({"ROCR_VISIBLE_DEVICES": ""}, "cuda.visible.hidden"),
     ],
 )
@@ -438,11 +438,11 @@ def _installed(libcuda: Path, folder: Path, version: str = "580.82.07") -> str:
 _CODES = {
     2: "cuda.reach.memory",
     3: "cuda.reach.init",
-    34: "cuda.reach.stub_library",
+    34: "cuda.reach.stub-library",
     46: "cuda.reach.busy",
-    100: "cuda.reach.no_device",
+    100: "cuda.reach.no-device",
     101: "cuda.reach.ordinal",
-    304: "cuda.reach.os_call",
+    304: "cuda.reach.os-call",
     802: "cuda.reach.fabric",
     805: "cuda.reach.mps",
     807: "cuda.reach.mps",
@@ -470,12 +470,12 @@ _WORDS = {
     _UNEXPECTED + "Error 803: system has unsupported display driver / cuda driver combination": "cuda.reach.mismatch",
     _UNEXPECTED + "Error 804: forward compatibility was attempted on non supported HW": "cuda.reach.compat",
     _UNEXPECTED + "Error 101: invalid device ordinal": "cuda.reach.ordinal",
-    _UNEXPECTED + "Error 304: OS call failed or operation not supported on this OS": "cuda.reach.os_call",
-    _UNEXPECTED + "Error 34: CUDA driver is a stub library": "cuda.reach.stub_library",
+    _UNEXPECTED + "Error 304: OS call failed or operation not supported on this OS": "cuda.reach.os-call",
+    _UNEXPECTED + "Error 34: CUDA driver is a stub library": "cuda.reach.stub-library",
     "CUDA driver initialization failed, you might not have a CUDA gpu.": "cuda.reach.init",
-    "No CUDA GPUs are available": "cuda.reach.no_device",
+    "No CUDA GPUs are available": "cuda.reach.no-device",
     "CUDA error: out of memory": "cuda.reach.memory",
-    "The NVIDIA driver on your system is too old (found version 12020).": "cuda.reach.too_old",
+    "The NVIDIA driver on your system is too old (found version 12020).": "cuda.reach.too-old",
     "something new": "cuda.reach.other",
 }
 
@@ -494,7 +494,7 @@ def test_errors_in_the_words_of_torch(machine: Machine, words: str) -> None:
     ("supported", "driver", "fault"),
     [
         ("13000", "580.82.07", None),
-        ("12020", "535.183.01", "cuda.driver.too_old"),
+        ("12020", "535.183.01", "cuda.driver.too-old"),
         ("13000", "535.183.01", None),  # forward compatibility: a newer library on an older driver
     ],
 )
@@ -544,7 +544,7 @@ def test_stub_of_the_toolkit(machine: Machine, libcuda: Path, tmp_path: Path) ->
     machine.environ["LD_LIBRARY_PATH"] = _installed(libcuda, tmp_path / "cuda" / "lib64" / "stubs")
     machine.fake = {"error": "Found no NVIDIA driver on your system."}
     finding = machine.one("cuda.reach")
-    assert finding.fault == "cuda.reach.stub_library"
+    assert finding.fault == "cuda.reach.stub-library"
     assert "/lib64/stubs/" in finding.evidence
 
 
@@ -573,7 +573,7 @@ def test_no_library(machine: Machine) -> None:
     machine.nvidia(1)
     machine.fake = NO_DRIVER
     finding = machine.one("cuda.reach")
-    assert finding.fault == "cuda.reach.no_library"
+    assert finding.fault == "cuda.reach.no-library"
     assert "libnvidia-compute-580" in str(finding.fix)
 
 
@@ -584,7 +584,7 @@ def test_library_that_is_cut_off(machine: Machine, tmp_path: Path) -> None:
     machine.environ["LD_LIBRARY_PATH"] = str(tmp_path / "lib")
     machine.fake = NO_DRIVER
     finding = machine.one("cuda.reach")
-    assert finding.fault == "cuda.reach.broken_library"
+    assert finding.fault == "cuda.reach.broken-library"
     assert "file too short" in finding.evidence
 
 
@@ -593,7 +593,7 @@ def test_wsl_without_the_library_of_windows(machine: Machine) -> None:
     machine.file("dev/dxg")
     machine.file("usr/lib/wsl/lib/libcuda.so.1")
     machine.fake = NO_DRIVER
-    assert machine.one("cuda.reach").fault == "cuda.reach.wsl_library"
+    assert machine.one("cuda.reach").fault == "cuda.reach.wsl-library"
 
 
 # --- cuda.reach: device nodes
@@ -659,7 +659,7 @@ def test_a_node_that_hangs(machine: Machine, opening: Callable[[str], None]) -> 
     machine.nvidia(1)
     machine.fake = {"error": "CUDA unknown error"}
     opening("hang")
-    assert machine.one("cuda.reach").fault == "cuda.reach.node_hangs"
+    assert machine.one("cuda.reach").fault == "cuda.reach.node-hangs"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to make device nodes")
@@ -674,7 +674,7 @@ def test_a_node_of_before_the_reboot(machine: Machine) -> None:
     machine.file("proc/devices", "Character devices:\n195 nvidia-frontend\n508 nvidia-uvm\n")
     machine.fake = {"error": "Error 304: OS call failed"}
     finding = machine.one("cuda.reach")
-    assert finding.fault == "cuda.reach.stale_node"
+    assert finding.fault == "cuda.reach.stale-node"
     assert "c 508 0" in str(finding.fix)
 
 
@@ -682,7 +682,7 @@ def test_mig_without_capability_nodes(machine: Machine) -> None:
     machine.nvidia(1)
     machine.environ["CUDA_VISIBLE_DEVICES"] = MIG
     machine.fake = {"error": "No CUDA GPUs are available"}
-    assert machine.one("cuda.reach").fault == "cuda.reach.mig_caps"
+    assert machine.one("cuda.reach").fault == "cuda.reach.mig-caps"
 
 
 # --- cuda.reach: containers and jobs
@@ -707,7 +707,7 @@ def test_container_with_nodes_but_no_library(machine: Machine) -> None:
     machine.nvidia(1)
     machine.environ["container"] = "podman"
     machine.fake = NO_DRIVER
-    assert machine.one("cuda.reach").fault == "cuda.reach.not_mounted"
+    assert machine.one("cuda.reach").fault == "cuda.reach.not-mounted"
     machine.environ["NVIDIA_DRIVER_CAPABILITIES"] = "utility,video"
     assert machine.one("cuda.reach").fault == "cuda.reach.capabilities"
 
@@ -717,7 +717,7 @@ def test_job_without_gpus(machine: Machine) -> None:
     machine.environ |= {"SLURM_JOB_ID": "4711", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}
     assert machine.one("cuda.visible").verdict == "pass"
     finding = machine.one("cuda.reach")
-    assert (finding.fault, finding.verdict) == ("cuda.reach.no_allocation", "warn")
+    assert (finding.fault, finding.verdict) == ("cuda.reach.no-allocation", "warn")
     assert "SLURM_JOB_ID=4711" in finding.evidence
 
 
@@ -809,7 +809,7 @@ def test_kfd_may_not_be_opened(amd: Machine, monkeypatch: pytest.MonkeyPatch) ->
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: False if "kfd" in str(path) else real(path, mode))
     finding = amd.one("cuda.reach")
-    assert finding.fault == "cuda.reach.kfd_permission"
+    assert finding.fault == "cuda.reach.kfd-permission"
     assert "mode 440" in finding.evidence
 
 
@@ -817,7 +817,7 @@ def test_gfx_override(amd: Machine) -> None:
     amd.file("dev/kfd")
     amd.environ["HSA_OVERRIDE_GFX_VERSION"] = "11.0.0"
     finding = amd.one("cuda.reach")
-    assert finding.fault == "cuda.reach.gfx_override"
+    assert finding.fault == "cuda.reach.gfx-override"
     assert "HSA_OVERRIDE_GFX_VERSION=11.0.0" in finding.evidence
 
 
@@ -846,7 +846,7 @@ def test_each_gpu_computes_right(machine: Machine) -> None:
         ),
         ({"off": {"kernel@1": 1.0}}, "cuda.devices.wrong", "2^20 ones add up to 2097152"),
         ({"off": {"matmul@1": 1e-9}, "unsteady": True}, "cuda.devices.unsteady", "different bits"),
-        ({"raises": {"zeros@1": "CUDA error: out of memory"}}, "cuda.devices.no_memory", "its first allocation"),
+        ({"raises": {"zeros@1": "CUDA error: out of memory"}}, "cuda.devices.no-memory", "its first allocation"),
         (
             {"raises": {"context@1": "CUDA error: all CUDA-capable devices are busy or unavailable"}},
             "cuda.devices.busy",
@@ -859,12 +859,12 @@ def test_each_gpu_computes_right(machine: Machine) -> None:
         ),
         (
             {"raises": {"kernel@1": "CUDA error: no kernel image is available"}},
-            "cuda.devices.no_kernel_image",
+            "cuda.devices.no-kernel-image",
             "no kernel image",
         ),
         (
             {"raises": {"kernel@1": "the provided PTX was compiled with an unsupported toolchain."}},
-            "cuda.devices.ptx_version",
+            "cuda.devices.ptx-version",
             "PTX",
         ),
         (
@@ -910,12 +910,12 @@ WHEELS = {cuda: built | {"aarch64": built["x86_64"]} for cuda, built in WHEELS.i
 @pytest.mark.parametrize(
     ("capability", "architectures", "fault", "wheel"),
     [
-        ("6.1", CUDA_13, "cuda.devices.too_old", "torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126"),
-        ("3.7", CUDA_13, "cuda.devices.too_old", "torch==1.12.1 --index-url https://download.pytorch.org/whl/cu113"),
-        ("12.0", "sm_50 sm_60 sm_70 sm_80 sm_86 sm_90", "cuda.devices.too_new", "whl/cu130"),
-        ("9.0", "sm_50 sm_60 sm_70 sm_80 sm_86", "cuda.devices.too_new", "whl/cu130"),
-        ("12.0", "sm_50 sm_80 sm_90 compute_90", "cuda.devices.by_ptx", "whl/cu130"),
-        ("8.7", "sm_80 sm_86 sm_90", "cuda.devices.too_new", "index-url"),
+        ("6.1", CUDA_13, "cuda.devices.too-old", "torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126"),
+        ("3.7", CUDA_13, "cuda.devices.too-old", "torch==1.12.1 --index-url https://download.pytorch.org/whl/cu113"),
+        ("12.0", "sm_50 sm_60 sm_70 sm_80 sm_86 sm_90", "cuda.devices.too-new", "whl/cu130"),
+        ("9.0", "sm_50 sm_60 sm_70 sm_80 sm_86", "cuda.devices.too-new", "whl/cu130"),
+        ("12.0", "sm_50 sm_80 sm_90 compute_90", "cuda.devices.by-ptx", "whl/cu130"),
+        ("8.7", "sm_80 sm_86 sm_90", "cuda.devices.too-new", "index-url"),
         ("8.9", CUDA_13, None, ""),
         ("9.0", "sm_80 sm_90a", None, ""),
         ("12.1", CUDA_13, None, ""),
@@ -961,10 +961,10 @@ _INCOMPATIBLE = (
 @pytest.mark.parametrize(
     ("fake", "fault", "verdict"),
     [
-        ({"raises": {"cudnn": _INCOMPATIBLE}}, "cuda.libraries.cudnn_version", "fail"),
+        ({"raises": {"cudnn": _INCOMPATIBLE}}, "cuda.libraries.cudnn-version", "fail"),
         (
             {"raises": {"conv2d": "cuDNN error: CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH"}},
-            "cuda.libraries.cudnn_version",
+            "cuda.libraries.cudnn-version",
             "fail",
         ),
         ({"raises": {"conv2d": "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"}}, "cuda.libraries.cudnn", "fail"),
@@ -972,7 +972,7 @@ _INCOMPATIBLE = (
         ({"raises": {"conv2d": "something else"}}, "cuda.libraries.error", "fail"),
         ({"off": {"conv2d": 10.0}, "nccl": [2, 28, 9]}, "cuda.libraries.cudnn", "fail"),
         ({"off": {"linear": 10.0}, "nccl": [2, 28, 9]}, "cuda.libraries.cublas", "fail"),
-        ({"nccl": None}, "cuda.libraries.no_nccl", "warn"),
+        ({"nccl": None}, "cuda.libraries.no-nccl", "warn"),
     ],
 )
 def test_a_library_fails(machine: Machine, fake: dict[str, Any], fault: str, verdict: str) -> None:
@@ -1003,7 +1003,7 @@ def test_one_import_serves_all_gpus(machine: Machine, monkeypatch: pytest.Monkey
     monkeypatch.setenv("FAKE_TORCH", json.dumps({}))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     (finding,) = ask("cuda.visible")
-    assert finding.fault == "cuda.visible.out_of_range"
+    assert finding.fault == "cuda.visible.out-of-range"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     (finding,) = ask("cuda.devices")
     assert finding.verdict == "pass"

@@ -112,12 +112,12 @@ CASES = [
     ("1 nvmlDeviceGetMemoryInfo.used 99000000000", "gpu.readings.implausible", "92.2 GiB of 80.0 GiB memory used"),
     ("1 nvmlDeviceGetUtilizationRates 117", "gpu.readings.implausible", "utilisation (gpu) of 117 %"),
     ("1 nvmlDeviceGetCurrentClocksEventReasons 0x60; 1 nvmlDeviceGetTemperature 91", "gpu.throttle.thermal", "91 C"),
-    ("1 nvmlDeviceGetCurrentClocksEventReasons 0x88", "gpu.throttle.power_brake", "hardware power brake"),
+    ("1 nvmlDeviceGetCurrentClocksEventReasons 0x88", "gpu.throttle.power-brake", "hardware power brake"),
     ("1 nvmlDeviceGetCurrentClocksEventReasons 0x8", "gpu.throttle.hardware", "SM clock 210 of 1410 MHz"),
-    ("1 nvmlDeviceGetCurrentClocksEventReasons 0x4", "gpu.throttle.power_cap", "60 of 400 W"),
-    ("1 nvmlDeviceGetCurrentClocksEventReasons 0x10", "gpu.throttle.sync_boost", "sync boost"),
+    ("1 nvmlDeviceGetCurrentClocksEventReasons 0x4", "gpu.throttle.power-cap", "60 of 400 W"),
+    ("1 nvmlDeviceGetCurrentClocksEventReasons 0x10", "gpu.throttle.sync-boost", "sync boost"),
     ("1 nvmlDeviceGetTemperature 87", "gpu.throttle.hot", "87 C (slowdown at 90 C)"),
-    ("1 nvmlDeviceGetFieldValues.82 99", "gpu.throttle.hot_memory", "memory temperature 99 C (limit 95 C)"),
+    ("1 nvmlDeviceGetFieldValues.82 99", "gpu.throttle.hot-memory", "memory temperature 99 C (limit 95 C)"),
     ("1 nvmlDeviceGetFanSpeed 0; 1 nvmlDeviceGetTemperature 82", "gpu.throttle.fan", "fan at 0 %"),
     ("1 nvmlDeviceGetPowerManagementLimit 250000", "gpu.power.limit", "power limit 250 W, default 400 W"),
     ("1 nvmlDeviceGetEnforcedPowerLimit 200000", "gpu.power.limit", "power limit 200 W, default 400 W"),
@@ -131,13 +131,13 @@ CASES = [
     ("1 nvmlDeviceGetTotalEccErrors.uncorrected_ever 40", "gpu.ecc.history", "40 uncorrectable"),
     ("1 nvmlDeviceGetTotalEccErrors.corrected 5000", "gpu.ecc.storm", "5000 corrected"),
     ("1 nvmlDeviceGetSramEccErrorStatus.exceeded 1", "gpu.ecc.sram", "threshold exceeded (3 errors in its life)"),
-    ("1 nvmlDeviceGetRemappedRows.pending 1", "gpu.memory.remap_pending", "pending"),
-    ("1 nvmlDeviceGetRemappedRows.failed 1", "gpu.memory.remap_failed", "failed"),
-    ("1 nvmlDeviceGetRowRemapperHistogram.none 3", "gpu.memory.banks_exhausted", "3 banks"),
-    ("1 nvmlDeviceGetRetiredPagesPendingStatus 1", "gpu.memory.pages_pending", "pending"),
-    ("1 nvmlDeviceGetRetiredPages 0; 1 nvmlDeviceGetRetiredPages.double 61", "gpu.memory.pages_many",
+    ("1 nvmlDeviceGetRemappedRows.pending 1", "gpu.memory.remap-pending", "pending"),
+    ("1 nvmlDeviceGetRemappedRows.failed 1", "gpu.memory.remap-failed", "failed"),
+    ("1 nvmlDeviceGetRowRemapperHistogram.none 3", "gpu.memory.banks-exhausted", "3 banks"),
+    ("1 nvmlDeviceGetRetiredPagesPendingStatus 1", "gpu.memory.pages-pending", "pending"),
+    ("1 nvmlDeviceGetRetiredPages 0; 1 nvmlDeviceGetRetiredPages.double 61", "gpu.memory.pages-many",
      "61 retired pages"),
-    ("1 nvmlDeviceGetRepairStatus.channel 1", "gpu.memory.repair_pending", "memory channel"),
+    ("1 nvmlDeviceGetRepairStatus.channel 1", "gpu.memory.repair-pending", "memory channel"),
     ("* nvmlDeviceGetMigMode.now 1", "gpu.mig.empty", "GPUs 0-1: MIG mode is on, but there are no MIG instances"),
     ("* nvmlDeviceGetMigMode.now 1; * nvmlDeviceGetMigDeviceHandleByIndex 3", "gpu.mig.on", "3 instances"),
     ("1 nvmlDeviceGetMigMode.now 1; 1 nvmlDeviceGetMigDeviceHandleByIndex 7", "gpu.mig.mixed", "on for GPU 1"),
@@ -163,8 +163,8 @@ CASES = [
     ("1 nvmlDeviceGetNvLinkState.3 0; 1 nvmlDeviceGetNvLinkState.4 0", "gpu.nvlink.down", "NVLinks 3-4 are down"),
     ("* nvmlDeviceGetNvLinkState.all 0", "gpu.nvlink.down", "GPUs 0-1: NVLinks 0-11 are down"),
     ("1 nvmlDeviceGetNvLinkErrorCounter.recovery 12", "gpu.nvlink.errors", "12 recovery errors (link 0: 12)"),
-    ("* nvmlDeviceGetGpuFabricInfoV.state 1", "gpu.fabric.not_ready", "state not started"),
-    ("* nvmlDeviceGetGpuFabricInfoV.status 999", "gpu.fabric.not_ready", "NVML error 999"),
+    ("* nvmlDeviceGetGpuFabricInfoV.state 1", "gpu.fabric.not-ready", "state not started"),
+    ("* nvmlDeviceGetGpuFabricInfoV.status 999", "gpu.fabric.not-ready", "NVML error 999"),
     ("1 nvmlDeviceGetGpuFabricInfoV.health 0x9a", "gpu.fabric.unhealthy", "unhealthy route"),
     ("1 nvmlDeviceGetGpuFabricInfoV.summary 3", "gpu.fabric.unhealthy", "limited capacity"),
     ("* nvmlDeviceGetP2PStatus 1", "gpu.peers.none",
@@ -233,7 +233,7 @@ def test_what_is_normal_somewhere(machine: Machine, said: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("said", "fault", "words"),
     [
-        ("* nvmlInitWithFlags error 9", "gpu.nvml.not_loaded", "Driver Not Loaded"),
+        ("* nvmlInitWithFlags error 9", "gpu.nvml.not-loaded", "Driver Not Loaded"),
         ("* nvmlInitWithFlags error 18", "gpu.nvml.mismatch", "mismatch: library "),
         ("* nvmlInitWithFlags error 999", "gpu.nvml.unknown", "Unknown Error (error 999; not in a container"),
         ("* nvmlInitWithFlags error 4", "gpu.nvml.permission", "Insufficient Permissions"),
@@ -315,8 +315,8 @@ def test_fields_that_no_driver_tells(machine: Machine) -> None:
 def test_library_of_another_driver(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_nvml, "nvidia_driver", lambda: "560.35.03")
     found = faults(machine())
-    assert list(found) == ["gpu.nvml.other_driver"]
-    assert found["gpu.nvml.other_driver"].evidence == "NVML: driver 570.86.10; kernel module: 560.35.03"
+    assert list(found) == ["gpu.nvml.other-driver"]
+    assert found["gpu.nvml.other-driver"].evidence == "NVML: driver 570.86.10; kernel module: 560.35.03"
 
 
 def test_gpus_given_to_others_are_not_missing(machine: Machine, tmp_path: Path) -> None:

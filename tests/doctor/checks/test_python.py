@@ -160,7 +160,7 @@ def test_sitecustomize_that_raises(site: Path) -> None:
         ),
         ("os.confstr = lambda name: 'glibc 2.17'", {"python.version.glibc"}),
         ("sys.gettotalrefcount = int", {"python.version.debug"}),
-        ("sys.version = '3.13.1 experimental free-threading build'", {"python.version.free_threaded"}),
+        ("sys.version = '3.13.1 experimental free-threading build'", {"python.version.free-threaded"}),
         ("", {None}),
     ],
 )

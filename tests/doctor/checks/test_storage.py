@@ -26,7 +26,7 @@ needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /
 PLACES = {"shm": "/dev/shm", "temporary": "/mnt/tmp", "home": "/mnt/home", "caches": "/mnt/hf", "disk": "/mnt/work"}
 VARIABLES = {"TMPDIR": "/mnt/tmp", "HOME": "/mnt/home", "HF_HOME": "/mnt/hf"}
 KINDS = {
-    "read_only": "mount -t tmpfs -o ro tmpfs $d",
+    "read-only": "mount -t tmpfs -o ro tmpfs $d",
     "full": "mount -t tmpfs -o size=40m,mode=1777 tmpfs $d; head -c 20M /dev/zero > $d/x",
     "inodes": "mount -t tmpfs -o size=2g,nr_inodes=60,mode=1777 tmpfs $d",
     "low": "mount -t tmpfs -o size=1030m,mode=1777 tmpfs $d; head -c 10M /dev/zero > $d/x",
@@ -130,11 +130,11 @@ def faults(found: Found) -> set[str]:
 
 
 EXPECTED = [
-    ("read_only", "storage.shm.read_only", "fail", "Read-only file system"),
-    ("read_only", "storage.temporary.read_only", "fail", "TMPDIR=/mnt/tmp cannot be used: Read-only file system"),
-    ("read_only", "storage.home.read_only", "warn", "HOME=/mnt/home: Read-only file system"),
-    ("read_only", "storage.caches.read_only", "warn", "HF_HOME=/mnt/hf (Hugging Face): Read-only file system"),
-    ("read_only", "storage.disk.read_only", "warn", "/mnt/work: Read-only file system"),
+    ("read-only", "storage.shm.read-only", "fail", "Read-only file system"),
+    ("read-only", "storage.temporary.read-only", "fail", "TMPDIR=/mnt/tmp cannot be used: Read-only file system"),
+    ("read-only", "storage.home.read-only", "warn", "HOME=/mnt/home: Read-only file system"),
+    ("read-only", "storage.caches.read-only", "warn", "HF_HOME=/mnt/hf (Hugging Face): Read-only file system"),
+    ("read-only", "storage.disk.read-only", "warn", "/mnt/work: Read-only file system"),
     ("full", "storage.shm.full", "fail", "20 MiB free of 40 MiB; 1 files, the largest: x (20 MiB)"),
     ("full", "storage.temporary.full", "fail", "only 20 MiB free of 40 MiB"),
     ("full", "storage.home.full", "warn", "only 20 MiB free"),
@@ -262,7 +262,7 @@ def test_file_system_that_the_kernel_made_read_only(options: str, found: bool) -
     mount = {"mount": "/data", "type": "ext4", "source": "/dev/sdb1", "mount_options": options, "system_options": "ro"}
     LOOKS[processes] = {"/data": {"path": "/data", **mount}}
     (finding,) = storage.mounts(Context(sys.executable, {}, False, processes))
-    assert (finding.fault == "storage.mounts.shut_down") == found
+    assert (finding.fault == "storage.mounts.shut-down") == found
     assert not found or "fsck /dev/sdb1" in str(finding.fix)
 
 

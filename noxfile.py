@@ -72,7 +72,12 @@ def docs(session: nox.Session) -> None:
 def gpu(session: nox.Session) -> None:
     """On a CUDA machine, with the torch that is there: tests, doctor, modes, peers, reference, operators."""
     session.run("python", "-m", "pytest", "-m", "gpu", "-n", "0")
-    session.run("python", "-m", "llmbench", "doctor", "--deep", success_codes=[0, 1])
+    diagnosis = Path("reports", "runs", f"gpu-doctor-{datetime.now(UTC):%Y%m%d-%H%M%S}.json")
+    diagnosis.parent.mkdir(parents=True, exist_ok=True)
+    with diagnosis.open("w") as file:
+        page = str(diagnosis.with_suffix(".html"))
+        command = ("llmbench", "doctor", "--deep", "--json", "--html", page)
+        session.run("python", "-m", *command, success_codes=[0, 1], stdout=file)
     for suite in ("modes", "peers", "reference"):
         out = Path("reports", "runs", f"gpu-{suite}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
         session.run(

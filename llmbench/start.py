@@ -28,7 +28,7 @@ def main() -> None:
     debug = "--debug" in arguments  # wherever it stands: who needs it appends it to the command that failed
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        _command()(arguments)
+        _command(arguments)(arguments)
     except UserError as error:
         if debug:
             raise
@@ -43,18 +43,25 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left is to end, which needs no traceback
 
 
-def _command() -> Callable[[list[str]], object]:
+def _command(arguments: Sequence[str]) -> Callable[[list[str]], object]:
     """The command line, or what is left of it without the libraries that it is made with."""
     try:
         from llmbench.cli import app
+
+        if _is_doctor(arguments):
+            import pydantic  # noqa: F401  # typer imports it, but only when it parses
     except Exception as error:  # whatever a broken package raises
         fault = f"{type(error).__name__}: {error}".splitlines()[0]
         return lambda arguments: _doctor_alone(arguments, fault)
     return app
 
 
+def _is_doctor(arguments: Sequence[str]) -> bool:
+    return list(arguments[:1]) == ["doctor"]
+
+
 def _doctor_alone(arguments: list[str], fault: str) -> None:
-    if arguments[:1] != ["doctor"]:
+    if not _is_doctor(arguments):
         raise UserError(
             f"its own libraries cannot be imported: {fault}", "llmbench doctor works without them, and may say why"
         )

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-WITHOUT_TYPER = "import sys; sys.modules['typer'] = None; from llmbench.start import main; main()"
+
+def without(library: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.modules['{library}'] = None; from llmbench.start import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
 
-def without_typer(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", WITHOUT_TYPER, *arguments], capture_output=True, text=True)
-
-
-def test_doctor_does_without_the_libraries_of_the_command_line() -> None:
-    done = without_typer("doctor", "--json", "--only", "plugins", "--only", "environment.folder")
+@pytest.mark.parametrize("library", ["typer", "pydantic"])  # typer imports pydantic when it parses
+def test_doctor_does_without_the_libraries_of_the_command_line(library: str) -> None:
+    done = without(library, "doctor", "--json", "--only", "plugins", "--only", "environment.folder")
     assert done.returncode == 0, done.stderr
     found = {check["id"]: check["findings"] for check in json.loads(done.stdout)["checks"]}
     assert [finding["fault"] for finding in found["plugins.own"]] == ["plugins.own.broken"]
-    assert "typer" in found["plugins.own"][0]["evidence"]
+    assert library in found["plugins.own"][0]["evidence"]
     assert found["environment.folder"][0]["verdict"] == "pass"
 
 
@@ -37,14 +37,14 @@ def test_its_options_are_those_of_the_command() -> None:
 
     from llmbench.cli import app
 
-    listed = without_typer("doctor", "--help").stdout
+    listed = without("typer", "doctor", "--help").stdout
     doctor = get_command(app).commands["doctor"]  # type: ignore[attr-defined]
     names = {name for parameter in doctor.params for name in parameter.opts if name.startswith("--")}
     assert {name for name in names if name not in listed} == set()
 
 
 def test_other_commands_say_what_is_missing() -> None:
-    done = without_typer("run", "smoke")
+    done = without("typer", "run", "smoke")
     assert done.returncode == 2
     assert "typer" in done.stderr
     assert "llmbench doctor" in done.stderr

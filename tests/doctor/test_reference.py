@@ -44,8 +44,9 @@ def test_every_check_and_fault_has_its_place() -> None:
 def test_texts_are_shown_as_they_are() -> None:
     from markdown_it import MarkdownIt
 
+    pages = reference.pages()
     for fault in all_faults():
-        page = reference.pages()[f"{fault.id.partition('.')[0]}.md"]
+        page = pages[f"{fault.id.partition('.')[0]}.md"]
         section = page.partition(f"\n### {fault.id}\n")[2].split("\n##")[0]
         shown = re.sub(r"<[^>]*>", "", MarkdownIt("commonmark").render(section))
         for entity, character in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):

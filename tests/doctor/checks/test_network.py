@@ -201,6 +201,7 @@ def broken() -> dict[str, Found]:
 
 
 @needs_root
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(FAULTS)), ids=lambda number: FAULTS[number][2])
 def test_fault_is_named(broken: dict[str, Found], number: int) -> None:
     _, _, fault, verdict, words = FAULTS[number]

@@ -196,6 +196,7 @@ def test_fault_is_named(mounted: dict[str, Found], situation: str, fault: str, v
 
 @needs_root
 @needs_fuse
+@pytest.mark.slow
 @pytest.mark.parametrize(("situation", "fault", "verdict", "words"), WITH_ERRORS)
 def test_fault_of_a_failing_mount_is_named(
     failing: dict[str, Found], situation: str, fault: str, verdict: str, words: str

@@ -47,6 +47,8 @@ def test_the_quick_half_is_named(tmp_path: Path) -> None:
     rows = [match for line in printed.splitlines() if (match := ROW.match(line))]
     assert len(rows) == len(quick_half())
     letters = Counter(row["letter"] for row in rows)
-    assert set(letters) <= {"N", "S", "-", "ok"}, letters  # no crash, no hang, no false alarm, no secret
-    faults = sum(letters[letter] for letter in ("N", "S", "-"))
-    assert letters["N"] >= LEAST_NAMED * faults, letters
+    # No crash, no hang, no false alarm, no secret. Cn: the cause is named, and there is a traceback, which is Python's
+    # own where a .pth file raises at the start of any program.
+    assert set(letters) <= {"N", "Cn", "S", "-", "ok"}, letters
+    named = letters["N"] + letters["Cn"]
+    assert named >= LEAST_NAMED * (named + letters["S"] + letters["-"]), letters

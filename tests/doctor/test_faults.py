@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 LEAST = 120
 PLACEHOLDER = re.compile(r"<[^<>\n]*>")
 WORDS = re.compile(r"<[A-Za-z](?:[\w ,.-]*\w)?>")
-FOREIGN_PATH = re.compile(r"/(?:home|root|work|Users|mnt/[a-z])/\S|\.pyenv|/tmp/w\b|site-packages/[a-z]+\.(?:pth|py)\b")
+FOREIGN_PATH = re.compile(r"/(?:home|root|work|Users|mnt/[a-z])/\S|\.pyenv|site-packages/[a-z]+\.(?:pth|py)\b")
 
 
 def texts(fault: Fault) -> list[str]:

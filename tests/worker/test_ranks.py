@@ -19,7 +19,7 @@ import torch._dynamo.config  # torch's log of a failed rank needs it: each launc
 import torch.distributed as dist
 
 from llmbench.worker.faults import Unavailable
-from llmbench.worker.ranks import run_ranks
+from llmbench.worker.ranks import launch_on_this_host, run_ranks
 
 from .conftest import Events, Job
 
@@ -171,3 +171,20 @@ def test_more_ranks_than_cuda_devices() -> None:
     message = f"{size} ranks need {size} CUDA devices, there are {size - 1}: a smaller --world-size"
     with pytest.raises(Unavailable, match=message):
         run_ranks({"world_size": size, "device": "cuda"}, Events(), lambda job, events: {})
+
+
+SIZE = 4
+
+
+def _siblings(folder: str) -> None:
+    """Writes how many ranks the launcher has forked at the moment that this one is let go."""
+    ranks = [child for child in psutil.Process(os.getppid()).children() if child.cmdline()]
+    Path(folder, os.environ["RANK"]).write_text(str(len(ranks)))
+
+
+def test_no_rank_is_let_go_before_the_last_is_forked(tmp_path: Path) -> None:
+    launcher = FORK.Process(target=launch_on_this_host, args=(SIZE, _siblings, str(tmp_path)))
+    launcher.start()
+    launcher.join(120)
+    assert launcher.exitcode == 0
+    assert int((tmp_path / "0").read_text()) == SIZE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -272,8 +273,7 @@ def extensions(context: Context) -> Iterator[Finding]:
     locks = LOOKS[context.processes].get("locks") or []
     stale = [lock for lock in locks if (lock["age"] or 0) > _STALE_LOCK]
     for lock in stale:
-        quoted = f"'{lock['path']}'"
         evidence = f"{lock['path']} exists, and nothing beside it has changed for {lock['age'] / 60:.0f} min"
-        yield STALE_LOCK.found(evidence, path=quoted, script=f"rm -f {quoted}")
+        yield STALE_LOCK.found(evidence, path=shlex.quote(lock["path"]))
     if not stale:
         yield passed(f"{len(locks)} locks, none of them stale")

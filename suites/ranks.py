@@ -40,7 +40,7 @@ class Ranks:
 
     def __init__(self, world_size: int) -> None:
         self.world_size = world_size
-        self._connections: list[IO[str]] = []
+        self._connections: list[tuple[socket.socket, IO[str]]] = []
         self._asked = 0
 
     @property
@@ -72,9 +72,9 @@ class Ranks:
                     if self._launcher.poll() is not None or time.monotonic() > end:
                         raise self._lost("did not start") from None
                     continue
-                connection.settimeout(DEADLINE)
-                self._connections.append(stack.enter_context(connection.makefile("rw", encoding="ascii")))
-                connection.close()
+                stack.enter_context(connection).settimeout(DEADLINE)
+                answers = stack.enter_context(connection.makefile("r", encoding="ascii"))
+                self._connections.append((connection, answers))
             yield
 
     @contextmanager
@@ -113,9 +113,9 @@ class Ranks:
 
     def _ask(self, request: str) -> None:
         try:
-            for connection in self._connections:
-                print(request, file=connection, flush=True)
-            answers = [connection.readline() for connection in self._connections]
+            for connection, _ in self._connections:
+                connection.sendall(f"{request}\n".encode())  # no buffer, which would be flushed again at the end
+            answers = [answers.readline() for _, answers in self._connections]
         except TimeoutError:
             raise self._lost(f"did not answer to {request!r} in {DEADLINE:.0f} s") from None
         except OSError:

@@ -118,8 +118,16 @@ def family() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.mark.slow
-def test_reading_the_clock_waits_for_all_reduces_and_a_killed_rank_is_told(ranks: ModuleType) -> None:
+@pytest.mark.parametrize("gone", [False, True], ids=["dying", "gone"])
+def test_reading_the_clock_waits_for_all_reduces_and_a_killed_rank_is_told(ranks: ModuleType, gone: bool) -> None:
     before = set(family())
     asking = ranks.Ranks(world_size=2)
     with asking.start("gloo"):
@@ -131,6 +139,8 @@ def test_reading_the_clock_waits_for_all_reduces_and_a_killed_rank_is_told(ranks
         started = [process for process in family() if process not in before]
         victim = next(process for process in started if process.cmdline()[-1:] == ["gloo"] and not process.children())
         victim.kill()
+        if gone:
+            wait_for(lambda: not any(alive(process) for process in started))
         asking.all_reduce()
         with pytest.raises(ranks.RanksError, match=r"(?s)ended during 'all_reduce 1'.*exitcode.*-9"):
             asking.clock()

@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+PORT_DIGITS = 5
+
 
 def probe(arguments: dict) -> Iterator[dict]:
     """Yields what each rank found, and how it ended.
@@ -26,15 +28,23 @@ def probe(arguments: dict) -> Iterator[dict]:
     yield {"imported": True, "world_size": world_size}
     if not world_size:
         return
-    store, ranks, started = serve(timeout), [], time.perf_counter()
+    ranks, started = [], time.perf_counter()
+    port_read, port_write = os.pipe()
     for rank in range(world_size):
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
+            os.close(port_write)
             os.close(read)
-            os._exit(run_rank(rank, arguments, store.port, write))
+            os._exit(run_rank(rank, arguments, port_read, write))
         os.close(write)
         ranks.append((pid, read))
+    # Only now: a thread of the store looks up the name of each rank that connects, and a rank forked at that moment
+    # would hang in its own first lookup, with a copy of the resolver's lock that nobody releases.
+    store = serve(timeout)
+    os.write(port_write, b"%*d" % (PORT_DIGITS, store.port) * world_size)
+    os.close(port_write)
+    os.close(port_read)
     answers, codes = [], []
     for pid, read in ranks:
         with os.fdopen(read, encoding="utf-8") as file:
@@ -68,11 +78,12 @@ def serve(timeout: float) -> Any:
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(seconds=timeout))
 
 
-def run_rank(rank: int, arguments: dict, port: int, write: int) -> int:
+def run_rank(rank: int, arguments: dict, port_read: int, write: int) -> int:
     def tell(part: dict) -> None:
         os.write(write, json.dumps(part).encode() + b"\n")
 
     try:
+        port = int(os.read(port_read, PORT_DIGITS))
         collectives(rank, arguments, port, tell)
     except BaseException as error:
         traceback.print_exc(file=sys.stderr)

@@ -478,15 +478,17 @@ def test_first_words_of_the_rank_that_failed() -> None:
 
 
 @pytest.fixture
-def real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str, str], Outcome]]:
-    """Runs the probe with a line of it changed."""
+def real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
+    """Runs the probe with lines of it changed, each given as (old, new)."""
     pytest.importorskip("torch")
     processes = Processes()
 
-    def run(old: str, new: str) -> Outcome:
+    def run(*changes: tuple[str, str]) -> Outcome:
         source = (PROBES / "allreduce.py").read_text(encoding="utf-8")
-        assert old in source
-        (tmp_path / "allreduce.py").write_text(source.replace(old, new, 1), encoding="utf-8")
+        for old, new in changes:
+            assert old in source
+            source = source.replace(old, new, 1)
+        (tmp_path / "allreduce.py").write_text(source, encoding="utf-8")
         shutil.copy(PROBES / "run.py", tmp_path)
         monkeypatch.setattr("llmbench.doctor.runner.PROBES", tmp_path)
         context = Context(sys.executable, dict(os.environ), False, processes, deadline=60)
@@ -509,9 +511,21 @@ OPERATION = "    dist.all_reduce(value)\n"
         ("    if rank: raise OSError(24, 'Too many open files')\n" + OPERATION, "limit"),
     ],
 )
-def test_collectives_for_real(real: Callable[[str, str], Outcome], change: str, kind: str | None) -> None:
-    judged = collectives.judge(real(OPERATION, change), 2, ["all_reduce"])
+def test_collectives_for_real(real: Callable[..., Outcome], change: str, kind: str | None) -> None:
+    judged = collectives.judge(real((OPERATION, change)), 2, ["all_reduce"])
     assert (judged and judged[0]) == kind
+
+
+@pytest.mark.slow
+def test_no_rank_connects_before_the_last_is_forked(real: Callable[..., Outcome]) -> None:
+    forks = "        ranks.append("
+    connects = "    store = dist.TCPStore("
+    outcome = real(
+        (forks, '        yield {"forked": time.monotonic()}\n        time.sleep(0.5)\n' + forks),
+        (connects, '    tell({"connects": time.monotonic()})\n' + connects),
+    )
+    assert len(outcome.answer["answers"]) == 2
+    assert all(rank["connects"] > outcome.answer["forked"] for rank in outcome.answer["answers"])
 
 
 def test_allreduce_of_the_real_torch() -> None:

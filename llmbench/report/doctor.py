@@ -69,6 +69,7 @@ def doctor_page(document: Mapping[str, Any]) -> str:
     return render(
         "doctor.html.j2",
         json.dumps(document, ensure_ascii=False, default=str),
+        styles=["doctor"],
         title=_text(document.get("headline")) or _headline(findings),
         meta=[part for part in meta if part],
         pills=pills((finding.verdict for finding in findings), VERDICTS),

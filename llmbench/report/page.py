@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,26 @@ from llmbench.report.format import breakable, code_spans, printable, unbroken
 _FOLDER = Path(__file__).parent / "templates"
 
 
-def render(template: str, data: str, *, packed: bool = False, **view: Any) -> str:
+def render(
+    template: str,
+    data: str,
+    *,
+    styles: Sequence[str] = (),
+    scripts: Sequence[str] = ("tables",),
+    packed: bool = False,
+    **view: Any,
+) -> str:
     """A whole page.
 
     Args:
         template: file name of the template.
         data: JSON that the page carries for its downloads and its script.
+        styles: names of style sheets of this page, after the one that all share.
+        scripts: names of the parts of the script, after the one that all share.
         packed: whether to carry it compressed: the records of many cases repeat each other.
         view: what the template shows. Every text in it is taken as hostile: escaped, and made visible.
     """
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = style_sheet(*styles), script_of(*scripts)
     filled = _templates().get_template(template)
     page = filled.render(
         style=Markup(style),  # noqa: S704 (our own files)
@@ -40,6 +51,17 @@ def render(template: str, data: str, *, packed: bool = False, **view: Any) -> st
     )
     # Half of a surrogate pair, from a file name or a crafted record, cannot be written as UTF-8.
     return page.encode("utf-8", "backslashreplace").decode()
+
+
+def style_sheet(*names: str) -> str:
+    """What all pages share, and the named sheets."""
+    return "\n".join(_asset(f"styles/{name}.css") for name in ("page", *names))
+
+
+def script_of(*names: str) -> str:
+    """What all pages share, and the named parts, in one scope of their own."""
+    parts = (_asset(f"scripts/{name}.js") for name in ("page", *names))
+    return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
 def policy(style: str, script: str) -> str:

@@ -1,4 +1,4 @@
-"""Colours and dashes of modes. ``report.css`` repeats the colours for dark and light; a test holds both together.
+"""Colours and dashes of modes. ``styles/page.css`` repeats the colours for dark and light; a test holds both together.
 
 The colours are Petroff's six (arXiv 2107.02270), moved until each has 3:1 contrast on its background and every pair
 stays apart for normal and colour-blind eyes (smallest OKLab distance 13.7 of 100, Machado 2009 at severity 1).

@@ -6,14 +6,12 @@ import re
 
 import pytest
 
-from llmbench.report.page import _asset
+from llmbench.report.page import style_sheet
 from llmbench.report.palette import DARK, LIGHT
 
 PAIRS = {
     name: (light, dark)
-    for name, light, dark in re.findall(
-        r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", _asset("report.css")
-    )
+    for name, light, dark in re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", style_sheet())
 }
 
 

@@ -45,6 +45,7 @@ def run_page(folder: RunFolder) -> str:
     return render(
         "run.html.j2",
         _data(run, cases),
+        styles=["run"],
         packed=True,
         run=run,
         title=_title(run),

@@ -240,7 +240,7 @@ class Session:
         if cold:
             found = {"cold_seconds": cold["seconds"], "cold_at": cold["at"], "warm_seconds": record.phases.compile}
         else:
-            code.remember(record.phases.compile, record.started_at)
+            code.remember(record.phases.compile, record.started_at or records.utc_now())
             self._progress.phase("compile again")
             again = self._target.run(job | {"kind": "compile"}, log, case.config["deadline_seconds"])
             warm = (again.result or {}).get("seconds")

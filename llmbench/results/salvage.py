@@ -28,6 +28,12 @@ _DEEPEST = 100  # levels of nesting that every reader and writer bears
 _CASE = re.compile(r'"case"\s*:\s*("(?:[^"\\\x00-\x1f]|\\.){1,200}")')
 _WORLD_SIZE = re.compile(r"ws(\d{1,6})")
 _GONE = object()
+_IN_WORDS_OF_JSON = {
+    "model_type": "Input should be an object",
+    "dict_type": "Input should be an object",
+    "list_type": "Input should be an array",
+    "tuple_type": "Input should be an array",
+}
 
 Model = TypeVar("Model", bound=BaseModel)
 Path_ = tuple[str | int, ...]
@@ -87,7 +93,7 @@ def first_fault(error: ValidationError) -> str:
 
 
 def _fault(found: Any) -> str:
-    said = str(found["msg"]).replace(" at line 1 column ", " at column ")
+    said = _IN_WORDS_OF_JSON.get(found["type"]) or str(found["msg"]).replace(" at line 1 column ", " at column ")
     return f"{_dotted(found['loc']) or 'document'}: {said}"
 
 

@@ -66,8 +66,7 @@ def record_of(line: bytes, file: Path, number: int) -> Recorded:
     record, missing = _mended(Record, document, f"{file.name} line {number}")
     damage = _told([*faults, *(missing if whole else [])], f"{file}, line {number}")
     if not ended and record.error is None:
-        hint = f"see line {number} of {file.name}; what can be read of it is shown"
-        record = record.model_copy(update={"error": Error(type="Damaged", message="\n".join(damage), hint=hint)})
+        record = record.model_copy(update={"error": Error(type="Damaged", message="\n".join(damage))})
     return Recorded(record, damage, number)
 
 

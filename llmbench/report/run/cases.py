@@ -180,10 +180,10 @@ def _view(folder: RunFolder, row: _Row, *, column: Column, anchor: str, rerun: s
 
 def _damaged(record: Record, damage: Sequence[str]) -> Record:
     """The record as one that failed: what it says of success cannot be relied on."""
-    before = record.error
-    said = [f"{before.type}: {before.message}"] if before and before.type != "Damaged" else []
-    hint = before.hint if before and before.hint else "what can be read of it is shown, and counts nowhere"
-    error = Error(type="Damaged", message="\n".join([*damage, *said]), hint=hint)
+    before = record.error if record.error and record.error.type != "Damaged" else None
+    said = [f"{before.type}: {before.message}"] if before else []
+    hint = "what can be read of it is shown, and counts nowhere"
+    error = Error(type="Damaged", message="\n".join([*damage, *said]), hint=(before and before.hint) or hint)
     return record.model_copy(update={"status": "failed", "error": error})
 
 

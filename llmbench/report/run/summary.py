@@ -62,8 +62,8 @@ def damaged_files(damage: Sequence[str], cases: Sequence[CaseView]) -> list[Atte
     files: dict[str, list[str]] = {}
     for fault in damage:
         if fault not in of_records:
-            file, _, said = fault.partition(": ")
-            files.setdefault(file, []).append(said)
+            file, _, what = fault.partition(": ")
+            files.setdefault(file, []).append(what)
     found = []
     for file, said in files.items():
         rest = f"; and {len(said) - 3} more" if len(said) > 3 else ""

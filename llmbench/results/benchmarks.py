@@ -83,7 +83,7 @@ def read_benchmarks(path: Path) -> BenchmarkFile:
 def _json(path: Path) -> Any:
     try:
         # Python writes NaN and Infinity, which are not JSON: no browser reads them back.
-        return json.loads(path.read_bytes(), parse_constant=lambda _: None, parse_float=_finite)
+        return json.loads(path.read_bytes(), parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", _HINT) from None
     except json.JSONDecodeError as error:
@@ -91,6 +91,11 @@ def _json(path: Path) -> Any:
         raise UserError(f"{where}: not JSON: {error.msg}", _HINT) from None
     except (ValueError, RecursionError) as error:  # bytes that are no text, numbers or nesting without end
         raise UserError(f"{path}: not JSON: {error}", _HINT) from None
+
+
+def _whole(text: str) -> int | None:
+    """None for more digits than a float can hold: no measurement has them."""
+    return int(text) if len(text) <= 300 else None
 
 
 def _finite(text: str) -> float | None:

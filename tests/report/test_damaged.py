@@ -138,7 +138,7 @@ def test_a_damaged_run_and_series_need_attention(folder):
     assert "run.json: suite: Field required; cases.0.workload: Field required" in needs(source)
     assert "; and 5 more" in needs(source)
     assert "series/gpt-tiny__bf16__ws1.json: loss: Input should be" in needs(source)
-    assert [curve is None for curve in page.data["loss"]] == [False, True, False, False]
+    assert [curve is None for curve in page.data["curves"]] == [False, True, False, False]
 
 
 # The command

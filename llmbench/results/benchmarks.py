@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,9 @@ def _json(path: Path) -> Any:
 
 
 def _whole(text: str) -> int | None:
-    """None for more digits than a float can hold: no measurement has them."""
-    return int(text) if len(text) <= 300 else None
+    """None where no float could hold it: no measurement has hundreds of digits."""
+    value = int(text)
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def _finite(text: str) -> float | None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from llmbench.cli.options import JunitFile, MarkdownFile
+
 
 def report(
     runs: Annotated[
@@ -22,6 +24,8 @@ def report(
             "--out", metavar="FILE", help="The page's file; without it RUN/report.html, or F.html for F.json."
         ),
     ] = None,
+    junit: JunitFile = None,
+    markdown: MarkdownFile = None,
 ) -> None:
     """Build the page of each run anew, and print where it is. It opens in any browser and needs no server.
 
@@ -36,19 +40,26 @@ def report(
     - `llmbench report r1 --out for-a-colleague.html` writes it elsewhere.
 
     - `llmbench report micro.json` writes `micro.html` beside the file.
+
+    - `llmbench report r1 r2 --junit junit.xml` writes both runs to one JUnit file too.
     """
     from llmbench.errors import UserError
     from llmbench.report import run_page
     from llmbench.report.benchmarks import benchmarks_page
+    from llmbench.report.outputs.files import check_writable
+    from llmbench.report.run.outputs import write_outputs
     from llmbench.results.store import RunFolder, write_atomically
 
     if out and len(runs) > 1:
         raise UserError(f"--out {out} is one file, but {len(runs)} runs were named", "without --out each has its own")
+    check_writable(junit=junit, markdown=markdown)
     for path in runs:
         if not os.path.exists(path):
             hint = "name a folder that `llmbench run` wrote, or a file that `pytest --benchmark-json` wrote"
             raise UserError(f"{path}: no such file or folder", hint)
         is_file = os.path.isfile(path)
+        if is_file and (junit or markdown):
+            raise UserError(f"--junit and --markdown tell of runs, and {path} is a file", "leave it out")
         file = out or (path.with_suffix(".html") if is_file else RunFolder(path).report)
         page = benchmarks_page(path) if is_file else run_page(RunFolder(path))
         try:
@@ -58,3 +69,4 @@ def report(
         except OSError as error:
             raise UserError(f"cannot write {file}: {error.strerror}", "choose another file with --out") from None
         typer.echo(file)
+    write_outputs([RunFolder(path) for path in runs], junit, markdown)

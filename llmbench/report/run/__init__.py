@@ -7,11 +7,11 @@ from pathlib import Path
 
 from llmbench.report import environment
 from llmbench.report.charts.decimate import thin
-from llmbench.report.format import count, duration, moment, timestamp
 from llmbench.report.page import render
 from llmbench.report.run import summary
 from llmbench.report.run.cases import CaseView, matrix_size, read_cases
 from llmbench.report.run.details import details as all_details
+from llmbench.report.run.heading import meta, title
 from llmbench.report.run.ladder import ladder_views
 from llmbench.report.run.matrix import STEPS, matrix
 from llmbench.report.run.pick import RULE, inked, picked
@@ -48,8 +48,8 @@ def run_page(folder: RunFolder) -> str:
         styles=["run"],
         packed=True,
         run=run,
-        title=_title(run),
-        meta=_meta(run),
+        title=title(run),
+        meta=meta(run),
         subtitle=matrix_size(cases),
         pills=pills((case.verdict for case in cases), VERDICTS),
         attention=attention[:_SHOWN_AT_ONCE],
@@ -85,20 +85,6 @@ def write_run_report(folder: RunFolder) -> Path:
     """
     write_atomically(folder.report, run_page(folder))
     return folder.report
-
-
-def _title(run: Run) -> str:
-    host = environment.host(run)
-    return f"{run.suite} on {host}" if host else f"{run.suite} on {run.device}"
-
-
-def _meta(run: Run) -> list[str]:
-    begin, end = moment(run.started_at), moment(run.finished_at)
-    took = duration((end - begin).total_seconds()) if begin and end else None
-    state = {"done": None, "interrupted": "interrupted", "running": "not finished"}[run.status]
-    resumed = f"resumed {count(run.resumed, 'time')}" if run.resumed else None
-    parts = [timestamp(run.started_at), took, f"run {run.id}", f"suite {run.suite}", state, resumed]
-    return [part for part in parts if part]
 
 
 def _data(run: Run, cases: list[CaseView]) -> str:

@@ -216,7 +216,7 @@ def _series(folder: RunFolder, record: Record | None) -> tuple[Series | None, st
     return series, None if series else f"{record.series} is not there"
 
 
-_WITH_VALUE = {"--workload", "-w", "--mode", "-m", "--world-size", "--out", "--resume"}
+_WITH_VALUE = {"--workload", "-w", "--mode", "-m", "--world-size", "--out", "--resume", "--junit", "--markdown"}
 _FLAGS = {"--json", "--plan"}
 
 

@@ -13,7 +13,7 @@ from llmbench.errors import UserError
 from llmbench.report.format import count, half_width, plain_log
 from llmbench.report.palette import Ink, ink
 from llmbench.report.verdict import VERDICTS, Verdict
-from llmbench.results.schema import BROKEN, Memory, Record, Run, Series
+from llmbench.results.schema import BROKEN, Memory, MemoryTimeline, Record, Run, Series
 from llmbench.results.store import RunFolder
 
 EAGER = "eager"
@@ -41,6 +41,8 @@ class CaseView:
         stored: the same as it stands in the file, for the downloads.
         variant: what its id says beyond workload, mode and world size, such as a batch shape; mostly empty.
         anchor: id of its details on the page, unique there.
+        series: step times and losses, if it trained.
+        timeline: its memory over time, if it was sampled.
         series_fault: why the series cannot be shown, if it should be there.
         number: position among the records, None for a case without one.
     """
@@ -54,6 +56,7 @@ class CaseView:
     record: Record | None
     stored: Record | None
     series: Series | None
+    timeline: MemoryTimeline | None
     series_fault: str | None
     log: list[str]
     rerun: str
@@ -123,7 +126,8 @@ def read_cases(folder: RunFolder, run: Run) -> list[CaseView]:
                 verdict=verdict,
                 record=record,
                 stored=stored,
-                series=series,
+                series=series if series and series.loss else None,
+                timeline=series.memory if series else None,
                 series_fault=fault,
                 log=[plain_log(line) for line in folder.log_tail(record)] if record and verdict.tone == "bad" else [],
                 rerun=rerun_command(run, workload, mode, world_size if several else None),

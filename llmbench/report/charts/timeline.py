@@ -13,10 +13,11 @@ from llmbench.report.charts.scale import Scale, linear_ticks
 from llmbench.report.charts.strips import Band, strip
 from llmbench.report.format import duration, percent, size
 from llmbench.report.palette import Ink
-from llmbench.report.svg import INK, MUTED, chart, element, label, polyline, rule, text_width
+from llmbench.report.svg import INK, MUTED, RULE, chart, decimal, element, label, polyline, rule, text_width
 from llmbench.results.schema import MemoryTimeline
 
-_POINTS = 60  # kept, besides the peaks
+_POINTS = 40  # kept, besides the peaks
+_TOLERANCE = 6.0  # pixels by which a spike must stand out to be kept besides
 _IN_REACH = 2.5  # times the peak: a limit further away would flatten what there is to see
 _MOST = 1e300  # beyond it nothing was measured
 _STRIP = 18
@@ -44,16 +45,19 @@ def timeline(
     x = Scale(0, end, max(text_width(text) for _, text in ticks) + 8, width - 2)
     y = Scale(0, high, tall - 20, _TOP)
     drawn: list[Markup] = []
-    for tick, text in ticks:
-        drawn += [rule(x.start, y(tick), x.end, y(tick)), label(x.start - 6, y(tick), text, anchor="end", muted=True)]
-    drawn += _area([(x(seconds), y(amount)) for seconds, amount in samples], y.start, ink)
+    across = "".join(f"M{x.start:.0f} {y(tick):.0f}H{x.end:g}" for tick, _ in ticks[1:])
+    drawn += [element("path", d=across, class_="rule", stroke=RULE)] if across else []
+    drawn += [label(x.start - 6, y(tick), text, anchor="end", muted=True) for tick, text in ticks]
+    drawn += [_area([(x(seconds), y(amount)) for seconds, amount in samples], y.start, ink)]
     starts = _starts(found, end)
     bands = [Band(name, x(begin), x(stop)) for (name, begin), (_, stop) in pairwise([*starts, ("", end)])]
     drawn += strip(bands, 0, _STRIP)
-    drawn += [rule(band.left, _STRIP, band.left, y.start, stroke=MUTED, stroke_dasharray="1 3") for band in bands[1:]]
+    borders = "".join(f"M{decimal(band.left)} {_STRIP}V{y.start:g}" for band in bands[1:])
+    drawn += [element("path", d=borders, class_="axis", stroke=MUTED, stroke_dasharray="1 3")] if borders else []
     drawn += [rule(x.start, y.start, x.end, y.start, class_="axis", stroke=MUTED)]
     drawn += [label(x.start, tall - 8, "0 s", muted=True)]
     drawn += [label(x.end, tall - 8, duration(end), anchor="end", muted=True)]
+    drawn += [element("circle", cx=x(peak_at), cy=y(peak), r=3, fill=ink.colour, class_=f"fill {ink.css}")]
     drawn += _words(peak, x(peak_at), y(peak), limit, y(limit) if near and limit is not None else None, x)
     return chart(width, tall, title, _told(samples, starts, limit), *drawn)
 
@@ -75,17 +79,21 @@ def _ticks(high: float) -> list[tuple[float, str]]:
     return [(tick * unit, size(tick * unit)) for tick in linear_ticks(0, high / unit, 3)]
 
 
-def _area(points: Sequence[tuple[float, float]], floor: float, ink: Ink) -> Iterator[Markup]:
-    kept = decimate(points, _POINTS)
-    line = polyline(kept)
-    yield element(
+def _area(points: Sequence[tuple[float, float]], floor: float, ink: Ink) -> Markup:
+    """One path: open at the bottom, where the axis is, and filled nevertheless."""
+    kept = decimate(points, _POINTS, _TOLERANCE)
+    top = min(points, key=lambda point: point[1])
+    whole = [(round(x), round(y)) for x, y in sorted({*kept, top})]
+    (first, _), line = whole[0], polyline(whole).partition("l")
+    return element(
         "path",
-        d=f"{line}V{floor:g}H{kept[0][0]:.1f}z",
+        d=f"M{first} {floor:g}V{whole[0][1]}l{line[2]}V{floor:g}",
         fill=ink.colour,
         fill_opacity=0.25,
-        class_=f"fill {ink.css}",
+        stroke=ink.colour,
+        stroke_width=1.5,
+        class_=f"fill line {ink.css}",
     )
-    yield element("path", d=line, fill="none", stroke=ink.colour, stroke_width=1.5, class_=f"line {ink.css}")
 
 
 def _words(peak: float, at: float, top: float, limit: int | None, limit_at: float | None, x: Scale) -> Iterator[Markup]:
@@ -93,7 +101,6 @@ def _words(peak: float, at: float, top: float, limit: int | None, limit_at: floa
     text = f"peak {size(peak)}"
     if limit is not None and limit_at is None:
         text += f", {percent(peak / limit)} of {size(limit)}"
-    yield element("circle", cx=at, cy=top, r=2.5, fill=INK, class_="mark")
     wide = text_width(text)
     begin = max(x.start + 4, min(at - wide / 2, x.end - wide))
     yield label(begin, max(_STRIP + 8, top - 10), text)

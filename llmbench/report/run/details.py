@@ -29,7 +29,7 @@ class Detail:
     """What is known of one case.
 
     Attributes:
-        delta: how it differs from the eager case beside its mode; None if there is none to hold it against.
+        delta: how it differs from the eager case beside its mode; None without one to hold it against, or charts.
     """
 
     case: CaseView
@@ -40,7 +40,6 @@ class Detail:
     place: str | None
     phases: Markup | None
     memory: Markup | None
-    memory_source: str | None
     steps: Markup | None
     delta: Facts | None
     phase_times: list[tuple[str, str]]
@@ -71,9 +70,8 @@ def _detail(case: CaseView, ratio: Speedup | None, delta: Facts | None, *, chart
         # The memory over time shows the phases too.
         phases=phases(f"Phases of {case.id}", spent) if spent and charts and not memory else None,
         memory=memory,
-        memory_source=case.timeline.source if case.timeline and memory else None,
         steps=_histogram(case) if charts else None,
-        delta=delta,
+        delta=delta if charts else None,
         phase_times=[(name, duration(seconds)) for name, seconds in spent],
         measured=measured(case, record, ratio) if record else [],
         trained=trained(case, record) if record else [],

@@ -155,15 +155,19 @@ def test_a_case_of_before_has_its_phases_as_a_bar(tmp_path):
 
 
 def test_a_case_that_failed_shows_its_memory_and_no_curve(tmp_path):
-    case = factory.planned("gpt-tiny", "eager")
-    folder = RunFolder.create(tmp_path / "run", factory.make_run([case]))
-    record = factory.broken_record(case, "oom", factory.OUT_OF_MEMORY)
+    cases = [factory.planned("gpt-tiny", mode) for mode in ("eager", "ac")]
+    folder = RunFolder.create(tmp_path / "run", factory.make_run(cases))
+    factory.add(folder, *factory.ok_record(cases[0]))
+    record = factory.broken_record(cases[1], "oom", factory.OUT_OF_MEMORY)
     factory.add(folder, record, Series(loss=[], step_seconds=[], first_timed_step=0, memory=FOUND))
     page = assert_safe(run_page(folder))
     titles = [title.text for title in page.all("title")]
-    assert "Memory of gpt-tiny/eager/ws1" in titles
-    assert not any(title.startswith("Step times") for title in titles)
+    assert "Memory of gpt-tiny/ac/ws1" in titles
+    assert "Step times of gpt-tiny/ac/ws1" not in titles
+    # It has not told what there is; the others have.
     assert "first step from 400 ms, up to 3.00 GiB" in page.source
+    assert "peak 4.00 GiB, 3.1 % of 128 GiB" in page.source
+    assert differing(page)["ac"] == ["in the mode alone"]
 
 
 def test_what_differs_from_eager_is_listed(tmp_path):

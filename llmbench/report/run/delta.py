@@ -40,12 +40,7 @@ def deltas(cases: Sequence[CaseView]) -> dict[str, Facts]:
 def _delta(record: Record, base: Record, others: Sequence[Record]) -> Facts:
     return [
         *_settings(record.config, base.config),
-        *_differing(
-            [
-                ("threads", record.facts.get("threads"), base.facts.get("threads")),
-                ("device", record.device, base.device),
-            ]
-        ),
+        *_differing([("device", record.device, base.device), *_threads(record, base)]),
         *_hardware(record.hardware, [other.hardware for other in others if other.hardware]),
         *_throttled(record.hardware, base.hardware),
     ]
@@ -57,6 +52,12 @@ def _settings(config: Mapping[str, object], base: Mapping[str, object]) -> Facts
     found = _differing((name, ours.get(name), theirs.get(name)) for name in names)
     more = len(found) - MOST
     return [*found[:MOST], ("more settings", f"{more} differ")] if more > 0 else found
+
+
+def _threads(record: Record, base: Record) -> list[tuple[str, object, object]]:
+    """A case that failed has not told them."""
+    ours, theirs = record.facts.get("threads"), base.facts.get("threads")
+    return [] if ours is None or theirs is None else [("threads", ours, theirs)]
 
 
 def _differing(values: Iterable[tuple[str, object, object]]) -> Facts:

@@ -51,13 +51,18 @@ def details(cases: Sequence[CaseView], drawn: Sequence[CaseView], ratios: Mappin
     """Of all these cases; ``drawn`` are those of the panels."""
     charted = {case.id for case in (cases if len(cases) <= MOST_CHARTED else drawn)}
     charted |= {case.id for case in cases if case.verdict.tone == "bad"}
-    differing = deltas(cases)
-    return [_detail(case, ratios.get(case.id), differing.get(case.id), charts=case.id in charted) for case in cases]
+    differing, capacity = deltas(cases), _capacity(cases)
+    return [
+        _detail(case, ratios.get(case.id), differing.get(case.id), capacity, charts=case.id in charted)
+        for case in cases
+    ]
 
 
-def _detail(case: CaseView, ratio: Speedup | None, delta: Facts | None, *, charts: bool) -> Detail:
+def _detail(
+    case: CaseView, ratio: Speedup | None, delta: Facts | None, capacity: int | None, *, charts: bool
+) -> Detail:
     record = case.record
-    memory = _timeline(case) if charts else None
+    memory = _timeline(case, capacity) if charts else None
     cause, hint = explain(case) if case.verdict.key != "ok" else (None, None)
     spent = _phase_times(record)
     return Detail(
@@ -115,10 +120,16 @@ def _phase_times(record: Record | None) -> list[tuple[str, float]]:
     return [(name, seconds) for name, seconds in named if math.isfinite(seconds) and seconds >= 0]
 
 
-def _timeline(case: CaseView) -> Markup | None:
+def _capacity(cases: Sequence[CaseView]) -> int | None:
+    """The memory that there is: a run is of one device, and a case that failed has not told it."""
+    known = (case.record.memory.capacity_bytes for case in cases if case.record and case.record.memory)
+    return next((found for found in known if found is not None), None)
+
+
+def _timeline(case: CaseView, capacity: int | None) -> Markup | None:
     memory = case.record.memory if case.record else None
-    capacity = memory.capacity_bytes if memory else None
-    return timeline(f"Memory of {case.id}", case.timeline, case.column.ink, capacity) if case.timeline else None
+    limit = memory.capacity_bytes if memory and memory.capacity_bytes is not None else capacity
+    return timeline(f"Memory of {case.id}", case.timeline, case.column.ink, limit) if case.timeline else None
 
 
 def _histogram(case: CaseView) -> Markup | None:

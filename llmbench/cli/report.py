@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmbench.cli.options import JunitFile, MarkdownFile
+
 if TYPE_CHECKING:
     from llmbench.results.store import RunFolder
 
@@ -41,6 +43,8 @@ def report(
             "that forbids what is inlined, as Jenkins does; charts and tables need no script.",
         ),
     ] = Assets.INLINE,
+    junit: JunitFile = None,
+    markdown: MarkdownFile = None,
 ) -> None:
     """Build the page of each run anew, and print where it is. It opens in any browser and needs no server.
 
@@ -59,11 +63,14 @@ def report(
     - `llmbench report micro.json` writes `micro.html` beside the file.
 
     - `llmbench report r1 --assets split` writes `report.html`, `report.css` and `report.js`, for Jenkins to archive.
+    - `llmbench report r1 r2 --junit junit.xml` writes both runs to one JUnit file too.
     """
     from llmbench.errors import UserError
     from llmbench.report import run_page
     from llmbench.report.benchmarks import benchmarks_page
+    from llmbench.report.outputs.files import check_writable
     from llmbench.report.page import in_files, write_page
+    from llmbench.report.run.outputs import write_outputs
     from llmbench.results.store import RunFolder
     from llmbench.start import USAGE
 
@@ -74,11 +81,14 @@ def report(
         )
     if out and len(runs) > 1:
         raise UserError(f"--out {out} is one file, but {len(runs)} runs were named", "without --out each has its own")
+    check_writable(junit=junit, markdown=markdown)
     for path in runs:
         if not os.path.exists(path):
             hint = "name a folder that `llmbench run` wrote, or a file that `pytest --benchmark-json` wrote"
             raise UserError(f"{path}: no such file or folder", hint)
         is_file = os.path.isfile(path)
+        if is_file and (junit or markdown):
+            raise UserError(f"--junit and --markdown tell of runs, and {path} is a file", "leave it out")
         folder = RunFolder(path)
         file = out or (path.with_suffix(".html") if is_file else folder.report)
         page = benchmarks_page(path) if is_file else run_page(folder)
@@ -92,6 +102,7 @@ def report(
             raise UserError(f"cannot write {file}: {error.strerror}", "choose another file with --out") from None
         typer.echo(file)
         damaged = tell_damage(folder) or damaged
+    write_outputs([RunFolder(path) for path in runs], junit, markdown)
     if damaged:
         raise typer.Exit(USAGE)
 

@@ -21,6 +21,7 @@ from llmbench.launch.compiled import CompiledCode
 from llmbench.launch.prepare import BaseError, Data, describe, lora_base, measured_peaks, parity_reference
 from llmbench.launch.sampler import Sampler
 from llmbench.launch.target import Target, log_of
+from llmbench.launch.timeline import MemoryWatch
 from llmbench.results.fingerprint import differences, fingerprint, git_state
 from llmbench.results.redact import command as redacted
 from llmbench.results.schema import BROKEN, FINISHED, Error, Hardware, Record, Run, Series
@@ -84,7 +85,8 @@ class Session:
         self._eager: dict[str, tuple[Record, Series]] = {}
         self._references: dict[str, dict[str, Any]] = {}
         self._gradients = tempfile.TemporaryDirectory(prefix="llmbench-gradients-")
-        self._sampler = Sampler(cast("Literal['cpu', 'cuda']", run.device), _uuids(run))
+        device, uuids = cast("Literal['cpu', 'cuda']", run.device), _uuids(run)
+        self._sampler, self._memory = Sampler(device, uuids), MemoryWatch(device, uuids)
 
     def __enter__(self) -> Session:
         return self
@@ -165,11 +167,11 @@ class Session:
         self._remember(case, record, series)
 
     def _with_parity(self, case: Case, record: Record, series: Series) -> Record:
-        eager = self._eager.get(_key(case))
+        eager = self._eager.get(_key(case)) if series.loss else None
         return records.with_parity(record, series, *eager) if eager else record
 
     def _remember(self, case: Case, record: Record, series: Series | None) -> None:
-        if case.mode == EAGER and series is not None:
+        if case.mode == EAGER and series is not None and series.loss:
             self._eager[_key(case)] = (record, series)
 
     def _fewer_ranks(self, case: Case) -> Record | None:
@@ -216,6 +218,7 @@ class Session:
         hardware: list[Hardware] = []
 
         def on_event(event: dict[str, Any]) -> None:
+            self._memory.note(event)
             if event["event"] != "phase":
                 return
             if event["name"] == "timed":
@@ -224,11 +227,13 @@ class Session:
                 hardware.append(found)
             self._progress.phase(event["name"])
 
+        self._memory.begin()
         try:
             outcome = self._target.run(job, log, case.config["deadline_seconds"], on_event)
         finally:
             self._sampler.stop()
-        return records.finish(record, case, outcome, reference, hardware[0] if hardware else None)
+            memory = self._memory.end()
+        return records.finish(record, case, outcome, reference, hardware[0] if hardware else None, memory)
 
     def _measure_compiled(
         self, case: Case, record: Record, log: Path, job: dict[str, Any], reference: dict[str, Any]

@@ -1,3 +1,5 @@
+from xml.etree import ElementTree
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -148,3 +150,33 @@ def test_a_file_that_is_neither_ends_the_command_with_2_and_no_traceback(llmbenc
     assert done.returncode == 2
     assert f"{run.path}/run.json is not a JSON file of pytest-benchmark" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_several_runs_stand_in_one_junit_and_one_markdown_file(run, tmp_path):
+    other = factory.ladder_run(tmp_path / "r2")
+    junit, markdown = tmp_path / "all.xml", tmp_path / "all.md"
+    result = call(run.path, other.path, "--junit", junit, "--markdown", markdown)
+    assert result.exit_code == 0, result.exception
+    assert result.stdout.split() == [str(run.report), str(other.report)]
+    suites = ElementTree.parse(junit).getroot().findall("testsuite")
+    assert [(suite.get("name"), suite.get("tests")) for suite in suites] == [("smoke", "1"), ("ladder", "12")]
+    heads = [line for line in markdown.read_text(encoding="utf-8").splitlines() if line.startswith("### ")]
+    assert heads == [
+        "### ✓ smoke on node-17: 1 passed",
+        "### ✖ ladder on node-17: 1 out of memory, 1 invalid, 1 skipped, 9 passed",
+    ]
+
+
+@pytest.mark.parametrize("option", ["--junit", "--markdown"])
+def test_an_output_that_cannot_be_written_is_refused_before_any_page_is(run, tmp_path, option):
+    error = call(run.path, option, tmp_path / "no" / "folder").exception
+    assert isinstance(error, UserError)
+    assert option in error.message
+    assert not run.report.exists()
+
+
+def test_a_file_of_pytest_benchmark_is_no_run_that_junit_could_tell_of(micro, tmp_path):
+    error = call(micro, "--junit", tmp_path / "x.xml").exception
+    assert isinstance(error, UserError)
+    assert str(micro) in error.message
+    assert not (tmp_path / "x.xml").exists()

@@ -6,13 +6,13 @@ import shlex
 from pathlib import Path
 
 from llmbench.report import environment
-from llmbench.report.format import count, duration, moment, timestamp
 from llmbench.report.page import render, write_page
 from llmbench.report.run import summary
 from llmbench.report.run.cases import matrix_size, read_cases
 from llmbench.report.run.data import COLUMNS, document
 from llmbench.report.run.details import details as all_details
 from llmbench.report.run.explore import explore
+from llmbench.report.run.heading import meta, title
 from llmbench.report.run.ladder import ladder_views
 from llmbench.report.run.matrix import STEPS, matrix
 from llmbench.report.run.pick import RULE, inked, picked
@@ -20,7 +20,6 @@ from llmbench.report.run.shared import told_once
 from llmbench.report.run.table import table as all_cases
 from llmbench.report.run.workloads import panels
 from llmbench.report.verdict import URGENCY, VERDICTS, pills
-from llmbench.results.schema import Run
 from llmbench.results.store import RunFolder
 
 _SHOWN_AT_ONCE = 5  # groups of attention on the first screen
@@ -53,8 +52,8 @@ def run_page(folder: RunFolder) -> str:
         scripts=["tables", "plot", "explore"],
         columns=COLUMNS,
         run=run,
-        title=_title(run),
-        meta=_meta(run),
+        title=title(run),
+        meta=meta(run),
         subtitle=matrix_size(cases),
         pills=pills((case.verdict for case in cases), VERDICTS),
         attention=attention[:_SHOWN_AT_ONCE],
@@ -93,15 +92,3 @@ def write_run_report(folder: RunFolder) -> Path:
     return folder.report
 
 
-def _title(run: Run) -> str:
-    host = environment.host(run)
-    return f"{run.suite} on {host}" if host else f"{run.suite} on {run.device}"
-
-
-def _meta(run: Run) -> list[str]:
-    begin, end = moment(run.started_at), moment(run.finished_at)
-    took = duration((end - begin).total_seconds()) if begin and end else None
-    state = {"done": None, "interrupted": "interrupted", "running": "not finished"}[run.status]
-    resumed = f"resumed {count(run.resumed, 'time')}" if run.resumed else None
-    parts = [timestamp(run.started_at), took, f"run {run.id}", f"suite {run.suite}", state, resumed]
-    return [part for part in parts if part]

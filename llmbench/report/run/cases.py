@@ -13,7 +13,7 @@ from llmbench.report.format import count, half_width, plain_log
 from llmbench.report.palette import Ink, ink
 from llmbench.report.verdict import VERDICTS, Verdict
 from llmbench.results.salvage import UNKNOWN, Recorded
-from llmbench.results.schema import BROKEN, Error, Memory, PlannedCase, Record, Run, Series
+from llmbench.results.schema import BROKEN, Error, Memory, MemoryTimeline, PlannedCase, Record, Run, Series
 from llmbench.results.store import RunFolder
 
 EAGER = "eager"
@@ -42,6 +42,8 @@ class CaseView:
         variant: what its id says beyond workload, mode and world size, such as a batch shape; mostly empty.
         anchor: id of its details on the page, unique there.
         damage: what of its record could not be read; such a case is ``damaged``, whatever its status.
+        series: step times and losses, if it trained.
+        timeline: its memory over time, if it was sampled.
         series_fault: why the series cannot be shown, if it should be there.
         number: position among the records, None for a case without one.
     """
@@ -56,6 +58,7 @@ class CaseView:
     stored: Record | None
     damage: list[str]
     series: Series | None
+    timeline: MemoryTimeline | None
     series_fault: str | None
     log: list[str]
     rerun: str
@@ -170,7 +173,8 @@ def _view(folder: RunFolder, row: _Row, *, column: Column, anchor: str, rerun: s
         record=record,
         stored=stored,
         damage=damage,
-        series=series,
+        series=series if series and series.loss else None,
+        timeline=series.memory if series else None,
         series_fault=fault and _here(folder, fault),
         log=[plain_log(line) for line in folder.log_tail(record)] if record and verdict.tone == "bad" else [],
         rerun=rerun,
@@ -263,7 +267,7 @@ class _Anchors:
         return anchor
 
 
-_WITH_VALUE = {"--workload", "-w", "--mode", "-m", "--world-size", "--out", "--resume"}
+_WITH_VALUE = {"--workload", "-w", "--mode", "-m", "--world-size", "--out", "--resume", "--junit", "--markdown"}
 _FLAGS = {"--json", "--plan"}
 
 

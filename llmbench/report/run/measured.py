@@ -32,7 +32,7 @@ def measured(case: CaseView, record: Record, ratio: Speedup | None) -> list[Sect
         [
             Section("Speed", _speed(case, record, ratio), _peaks(record)),
             _compiling(record.compile),
-            Section("Memory", _memory(record)),
+            Section("Memory", _memory(case, record)),
             Section("Hardware", _hardware(record)),
             _ranks(record),
         ]
@@ -122,10 +122,11 @@ def _compiling(found: Compile | None) -> Section:
     )
 
 
-def _memory(record: Record) -> Facts:
+def _memory(case: CaseView, record: Record) -> Facts:
     memory = record.memory
+    source = [("over time", case.timeline.source)] if case.timeline else []
     if memory is None:
-        return []
+        return source
     parts = [(f"peak, {name}", size(amount)) for name, amount in memory_parts(record)]
     resident = size(memory.peak_rss_bytes) if memory.peak_allocated_bytes is not None else NOTHING
     return [
@@ -135,6 +136,7 @@ def _memory(record: Record) -> Facts:
         ("capacity", size(memory.capacity_bytes)),
         *_split(memory),
         ("planned in all", size(memory.estimate_bytes)),
+        *source,
     ]
 
 

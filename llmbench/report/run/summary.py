@@ -146,13 +146,23 @@ def explain(case: CaseView) -> tuple[str, str | None]:
 
 
 def _unfinished(run: Run, missing: int, total: int, path: str) -> tuple[str, str]:
-    why = {
+    return (
+        f"{missing} of {count(total, 'case')} not run: {why_missing(run)}.",
+        f"Continue with `{resume_command(path)}`",
+    )
+
+
+def why_missing(run: Run) -> str:
+    """Why planned cases have no record."""
+    return {
         "running": "the run is still going on, or was killed",
         "interrupted": "the run was interrupted",
         "done": "the run ended without them",
     }[run.status]
-    resume = shlex.join(["llmbench", "run", "--resume", path])
-    return f"{missing} of {count(total, 'case')} not run: {why}.", f"Continue with `{resume}`"
+
+
+def resume_command(path: str) -> str:
+    return shlex.join(["llmbench", "run", "--resume", path])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from llmbench.results.redact import environment
 from llmbench.results.schema import Git
 
 
+_OF_THE_HOST = ("cpu", "machine", "cores", "cpus_usable")
+
+
 def fingerprint(machine: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Facts of host, Python, torch, devices, packages and the variables that matter.
 
@@ -41,6 +44,26 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     if before != after:
         found.append(f"devices: {before} → {after}")
     return found
+
+
+def hardware(device: str, environment: Mapping[str, Any]) -> dict[str, str]:
+    """What a machine is made of, as far as speed hangs on it; a host of the same make has the same.
+
+    Args:
+        device: the kind that trained, as of the run.
+        environment: a fingerprint; keys that are missing are left out.
+    """
+    host, devices = environment.get("host"), environment.get("devices")
+    host = host if isinstance(host, Mapping) else {}
+    found = {"device": device} | {key: str(host[key]) for key in _OF_THE_HOST if host.get(key) is not None}
+    if isinstance(devices, list):
+        found["devices"] = ", ".join(str(one.get("name")) for one in devices if isinstance(one, Mapping))
+    return found
+
+
+def other_hardware(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """What of two machines is not the same, as ``what: one → other``; a key that one lacks tells nothing."""
+    return [f"{key}: {one[key]} → {other[key]}" for key in one if key in other and one[key] != other[key]]
 
 
 def git_state(folder: Path) -> Git | None:

@@ -141,6 +141,16 @@ def signed(fraction: float | None) -> str:
     return f"{round(100 * fraction):+d} %".replace("+0", "±0").replace("-", "−")
 
 
+def signed_percent(fraction: float) -> str:
+    """A change to a tenth of a percent: ``+1.4 %``, ``−6.1 %``, ``0.0 %``; of much more how many times it is."""
+    if not math.isfinite(fraction):
+        return number(fraction)
+    if fraction >= 9.995:
+        return times(1 + fraction)
+    text = f"{100 * fraction:+.1f} %"
+    return text[1:] if text[1:] == "0.0 %" else text.replace("-", "−")
+
+
 def of_limit(value: float | None, limit: float) -> str:
     """What a check found as a share of its limit, ``18 %``; beyond the limit how many times it: ``8.3×``."""
     if value is None or not math.isfinite(value) or not limit or not math.isfinite(value / limit):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, median
 from typing import Literal
 
@@ -48,6 +49,8 @@ class Row:
 
     Attributes:
         change: of the throughput; None unless both sides have one that counts.
+        loss_reason: why there is no verdict on the loss.
+        energy: ratio of the joules per token or sample.
         reason: why nothing can be told, or what went wrong.
         failures: what a gate finds wrong with it, a phrase each.
     """
@@ -59,6 +62,7 @@ class Row:
     change: Change | None = None
     memory: MemoryChange | None = None
     loss: LossChange | None = None
+    loss_reason: str | None = None
     energy: float | None = None
     reason: str | None = None
     failures: Sequence[str] = ()
@@ -83,10 +87,11 @@ class Comparison:
     rules: Rules
     rows: Sequence[Row]
     hardware: Sequence[str]
-    counts: Counter[str] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "counts", Counter(row.outcome for row in self.rows))
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """How many cases have which outcome."""
+        return Counter(row.outcome for row in self.rows)
 
     @property
     def refused(self) -> bool:
@@ -156,20 +161,20 @@ def _row(pair: Pair, rules: Rules, alike: bool) -> Row:
         return Row(pair.case, "incomparable", pair.base, pair.cand, reason=f"not comparable: {pair.difference}")
     samples = [[found for one in side if (found := sample(one))] for side in (base, cand)]
     memory = memory_change(*([peak for one in side if (peak := _peak(one))] for side in (base, cand)))
-    loss = _loss(base, cand, alike)
+    loss, loss_reason = _loss(base, cand, alike)
     failures = _gate_failures(memory, loss)
     energy = _energy(base, cand)
     if not all(samples):
         reason = "no throughput with an interval was recorded"
-        return Row(pair.case, "incomparable", base, cand, None, memory, loss, energy, reason, failures)
+        return Row(pair.case, "incomparable", base, cand, None, memory, loss, loss_reason, energy, reason, failures)
     change = compare.change(*samples, rules.equal_within)
     if change.verdict == "slower" and change.ratio < 1 - rules.fail_slower:
-        failures.insert(0, f"{percent(change.ratio)} throughput")
+        failures.insert(0, f"{_percent(change.ratio)} throughput")
     reason = _noise(base, cand, change) if change.verdict == "inconclusive" else None
-    return Row(pair.case, change.verdict, base, cand, change, memory, loss, energy, reason, failures)
+    return Row(pair.case, change.verdict, base, cand, change, memory, loss, loss_reason, energy, reason, failures)
 
 
-def percent(ratio: float) -> str:
+def _percent(ratio: float) -> str:
     """``−6.1 %``"""
     return f"{100 * (ratio - 1):+.1f} %".replace("-", "−") if ratio < 10 else f"{ratio:.3g}×"
 
@@ -224,7 +229,7 @@ def _energy(base: Sequence[Trained], cand: Sequence[Trained]) -> float | None:
 def _gate_failures(memory: MemoryChange | None, loss: LossChange | None) -> list[str]:
     failures = []
     if memory and memory.verdict == "more":
-        failures.append(f"{percent(memory.ratio)} peak memory")
+        failures.append(f"{_percent(memory.ratio)} peak memory")
     if loss and loss.verdict == "changed":
         size = "not finite" if loss.value is None else f"by {loss.value:.2g}, allowed {loss.limit:.2g}"
         at = f" from step {loss.step}" if loss.step is not None else ""
@@ -232,27 +237,20 @@ def _gate_failures(memory: MemoryChange | None, loss: LossChange | None) -> list
     return failures
 
 
-def _loss(base: Sequence[Trained], cand: Sequence[Trained], alike: bool) -> LossChange | None:
-    """The candidate's curve that is furthest from the base's first."""
-    if not _same_batches([*base, *cand]):
-        return None
+def _loss(base: Sequence[Trained], cand: Sequence[Trained], alike: bool) -> tuple[LossChange | None, str | None]:
+    """The candidate's curve that is furthest from the base's first; or why there is none."""
+    for key, what in (("weights_sha256", "first weights"), ("batches_sha256", "batches")):
+        if len({one.record.facts[key] for one in (*base, *cand) if isinstance(one.record.facts.get(key), str)}) > 1:
+            return None, f"other {what}"
+    if not base[0].series or not all(one.series for one in cand):
+        return None, "no curve"
     exact = alike and _repeats(base)
-    found = [
-        change
-        for one in cand
-        if base[0].series and one.series
-        and (change := loss_change(base[0].series.loss, one.series.loss, one.record.mode, exact=exact))
-    ]  # fmt: skip
+    curves = [(base[0].series.loss, one.series.loss, one.record.mode) for one in cand if one.series]
+    found = [change for one, other, mode in curves if (change := loss_change(one, other, mode, exact=exact))]
+    if len(found) < len(cand):
+        return None, "other steps"
     order = ("bitwise", "within", "changed")
-    return max(found, key=lambda change: (order.index(change.verdict), change.value or math.inf), default=None)
-
-
-def _same_batches(runs: Sequence[Trained]) -> bool:
-    """Whether all began with the same weights and saw the same batches, as far as the records say."""
-    return all(
-        len({one.record.facts[key] for one in runs if isinstance(one.record.facts.get(key), str)}) <= 1
-        for key in ("batches_sha256", "weights_sha256")
-    )
+    return max(found, key=lambda change: (order.index(change.verdict), change.value or math.inf)), None
 
 
 def _repeats(base: Sequence[Trained]) -> bool:

@@ -49,7 +49,8 @@ def compare(
     from llmbench.report.compare.environment import environments
     from llmbench.report.outputs.files import check_writable
     from llmbench.results.sides import load
-    from llmbench.stats.comparison import Rules, compare_sides
+    from llmbench.stats.comparison import Rules
+    from llmbench.stats.judge import compare_sides
 
     rules = Rules(_share("--equal-within", equal_within), _share("--fail-slower", fail_slower), strict, across_hardware)
     check_writable(junit=junit, markdown=markdown, html=html)

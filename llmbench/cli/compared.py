@@ -23,7 +23,7 @@ def comparison_text(comparison: Comparison, environments: Environments) -> str:
         _environment(comparison, environments),
         _table(comparison.rows),
         _failures(comparison),
-        _open_questions(comparison.rows),
+        _open_questions(comparison),
         f"{verdicts.title(comparison)}\n{verdicts.gate(comparison)}",
     ]
     return "\n\n".join(filter(None, parts))
@@ -57,8 +57,12 @@ def _table(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
+    widest = max(len(row[1]) for row in cells)
+    for row in cells:
+        row[1] = row[1].ljust(widest)
+    heads = [_HEADS[0], _HEADS[1].ljust(widest), *_HEADS[2:]]
     kept = [index for index in range(len(_HEADS)) if index < 2 or any(row[index] for row in cells)]
-    lines = [[row[index] for index in kept] for row in [_HEADS, *cells]]
+    lines = [[row[index] for index in kept] for row in [heads, *cells]]
     room = WIDTH - sum(2 + max(len(row[index]) for row in lines) for index in range(1, len(kept)))
     text = columns([[shorten(row[0], max(20, room)), *row[1:]] for row in lines])
     notes = (
@@ -72,11 +76,11 @@ def _failures(comparison: Comparison) -> str:
     return "\n".join(printable(f"✖ {row.case}: {failure}") for row, failure in comparison.failures)
 
 
-def _open_questions(rows: Sequence[Row]) -> str:
+def _open_questions(comparison: Comparison) -> str:
     """Reasons for which nothing can be told, each once."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row.reason and not row.failures:
+    for row in comparison.rows:
+        if row.reason and not comparison.failures_of(row):
             groups.setdefault((verdicts.OUTCOMES[row.outcome].symbol, row.reason), []).append(row.case)
     return "\n".join(printable(f"{symbol} {_named(cases)}: {reason}") for (symbol, reason), cases in groups.items())
 

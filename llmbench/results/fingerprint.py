@@ -15,7 +15,6 @@ import psutil
 from llmbench.results.redact import environment
 from llmbench.results.schema import Git
 
-
 _OF_THE_HOST = ("cpu", "machine", "cores", "cpus_usable")
 
 

@@ -1,7 +1,6 @@
-"""Memory and loss of a case on two sides: neither needs a test of significance, for both repeat almost exactly.
+"""Memory and loss of a case on two sides: neither needs a test of significance, for both repeat themselves.
 
-Measured (docs/compare.md): peak resident memory of the same training varies by 0.14 %, and the losses of 300 processes
-were bitwise the same.
+docs/compare.md has the figures.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Literal
 
 from llmbench.errors import UserError
@@ -17,8 +15,10 @@ from llmbench.results.schema import Memory
 from llmbench.stats.verdicts import curve_checks
 from llmbench.suite.modes import parity_limit
 
-MORE_MEMORY = 1.01  # ratio of the peaks
-MORE_BYTES = 4 * 2**20
+MEMORY = 0.01  # share by which a peak must differ
+RESIDENT = 0.04  # the same of resident memory, where a side has fewer runs than
+STEADY_RUNS = 3
+BYTES = 4 * 2**20  # and by how much at least
 SAME_ARITHMETIC = 1e-5  # largest relative difference of a loss where nothing but the code can differ
 ROUNDING = 1e-3  # the same, smoothed, where sums may be taken in another order
 
@@ -28,11 +28,16 @@ LossVerdict = Literal["bitwise", "within", "changed"]
 
 @dataclass(frozen=True)
 class MemoryChange:
-    """Peak bytes of base and candidate (the median, where a side has several runs)."""
+    """Peak bytes of base and candidate: the least of a side's runs, for what disturbs only ever adds.
+
+    Attributes:
+        limit: share that counts as more or less.
+    """
 
     verdict: MemoryVerdict
-    base: float
-    cand: float
+    base: int
+    cand: int
+    limit: float
 
     @property
     def ratio(self) -> float:
@@ -54,25 +59,26 @@ class LossChange:
     step: int | None = None
 
 
-def peak_bytes(memory: Memory | None) -> int | None:
-    """What the device's allocator gave out at most; on a device without one, what the system held resident."""
-    if memory is None:
+def memory_change(base: Sequence[Memory | None], cand: Sequence[Memory | None]) -> MemoryChange | None:
+    """More or less only by more than the limit and 4 MiB; None where a run has no peak.
+
+    The peak is what the device's allocator gave out; on a device without one, what the system held resident, which
+    differs from run to run of the same code.
+    """
+    known = [[memory for memory in side if memory is not None] for side in (base, cand)]
+    allocated = [[memory.peak_allocated_bytes for memory in side] for side in known]
+    resident = [[memory.peak_rss_bytes for memory in side] for side in known]
+    on_device = all(peak is not None for side in allocated for peak in side)
+    peaks = [[peak for peak in side if peak and peak > 0] for side in (allocated if on_device else resident)]
+    if not all(peaks) or sum(map(len, peaks)) < len(base) + len(cand):
         return None
-    return memory.peak_rss_bytes if memory.peak_allocated_bytes is None else memory.peak_allocated_bytes
+    steady = on_device or min(map(len, peaks)) >= STEADY_RUNS
+    return _memory(min(peaks[0]), min(peaks[1]), MEMORY if steady else RESIDENT)
 
 
-def memory_change(base: Sequence[int], cand: Sequence[int]) -> MemoryChange | None:
-    """More or less only by more than 1 % and 4 MiB; None where a side has no peak."""
-    if not base or not cand or min(*base, *cand) <= 0:
-        return None
-    before, after = median(base), median(cand)
-    if _exceeds(after, before):
-        return MemoryChange("more", before, after)
-    return MemoryChange("less" if _exceeds(before, after) else "same", before, after)
-
-
-def _exceeds(one: float, other: float) -> bool:
-    return one > other * MORE_MEMORY and one - other > MORE_BYTES
+def _memory(base: int, cand: int, limit: float) -> MemoryChange:
+    grew, shrank = (one > other * (1 + limit) and one - other > BYTES for one, other in ((cand, base), (base, cand)))
+    return MemoryChange("more" if grew else "less" if shrank else "same", base, cand, limit)
 
 
 def loss_change(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from llmbench.report.charts.scale import Scale
-from llmbench.report.format import signed_percent
 from llmbench.report.palette import LIGHT
 from llmbench.report.svg import INK, MUTED, chart, element, fit, label, rule, text_width
 
@@ -80,11 +79,14 @@ def _axis(x: Scale, floor: float) -> Iterator[Markup]:
     yield rule(x.start, floor, x.end, floor, class_="axis", stroke=MUTED)
     for tick in _ticks(x):
         at = x(1 + tick)
-        middle = tick == 0
-        yield rule(at, 0, at, floor, class_="axis" if middle else "rule", **({"stroke": MUTED} if middle else {}))
-        yield label(at, floor + 13, signed_percent(tick), anchor="middle", muted=True)
+        yield rule(at, 0, at, floor) if tick else rule(at, 0, at, floor, class_="axis", stroke=MUTED)
+        yield label(at, floor + 13, _tick(tick), anchor="middle", muted=True)
     yield label(x.start, floor + 30, "▼ slower", muted=True)
     yield label(x.end, floor + 30, "faster ▲", anchor="end", muted=True)
+
+
+def _tick(change: float) -> str:
+    return f"{100 * change:+g} %".replace("-", "−") if change else "0"
 
 
 def _ticks(x: Scale) -> list[float]:

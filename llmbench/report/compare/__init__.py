@@ -6,11 +6,11 @@ import json
 import shlex
 from collections.abc import Sequence
 
+from llmbench.report.charts.forest import forest
 from llmbench.report.compare import verdicts
 from llmbench.report.compare.document import document
 from llmbench.report.compare.environment import Environments
-from llmbench.report.compare.views import Case, cases, curves, effects, figures, left_out
-from llmbench.report.charts.forest import forest
+from llmbench.report.compare.views import Case, cases, curves, effects, figures, left_out, table
 from llmbench.report.format import count
 from llmbench.report.page import render
 from llmbench.results.sides import Side
@@ -25,7 +25,7 @@ def compare_page(comparison: Comparison, environments: Environments, command: Se
     Args:
         command: argv that made it.
     """
-    found = cases(comparison)
+    heads, found = table(cases(comparison))
     drawn = effects(comparison)
     return render(
         "compare.html.j2",
@@ -47,6 +47,7 @@ def compare_page(comparison: Comparison, environments: Environments, command: Se
         damage=[*comparison.base.damage, *comparison.cand.damage],
         forest=forest("Throughput, CAND over BASE", drawn, comparison.rules.equal_within) if drawn else None,
         not_drawn=left_out(comparison, drawn),
+        heads=heads,
         cases=found,
         only=_only(found),
         curves=curves(comparison),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -14,8 +16,8 @@ from llmbench.stats.comparison import Comparison, Row
 
 def document(comparison: Comparison, environments: Environments, command: list[str]) -> dict[str, Any]:
     """Verdict, rules, environments and a record for each row, in the order of ``comparison.rows``."""
-    return {
-        "comparison": {"id": f"{_name(comparison.base)}-to-{_name(comparison.cand)}", "command": command},
+    told = {
+        "command": command,
         "title": title(comparison),
         "gate": gate(comparison),
         "exit_code": comparison.exit_code,
@@ -31,6 +33,16 @@ def document(comparison: Comparison, environments: Environments, command: list[s
         },
         "records": [record(row) for row in comparison.rows],
     }
+    return {key: _finite(value) for key, value in told.items()}
+
+
+def _finite(value: Any) -> Any:
+    """The value as JSON can hold it: a number that is not finite is null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def record(row: Row) -> dict[str, Any]:
@@ -58,7 +70,7 @@ def record(row: Row) -> dict[str, Any]:
     }
 
 
-def throughput(side: list[Trained] | Any) -> float | None:
+def throughput(side: Sequence[Trained]) -> float | None:
     """The median of a side's runs."""
     found = [one.record.throughput.value for one in side if one.record.throughput]
     return median(found) if found else None
@@ -70,7 +82,3 @@ def unit(row: Row) -> str | None:
 
 def _side(side: Side) -> dict[str, Any]:
     return {"path": str(side.path), "runs": [run.id for run in side.runs], "damage": side.damage}
-
-
-def _name(side: Side) -> str:
-    return side.runs[0].id if len(side.runs) == 1 else side.path.name

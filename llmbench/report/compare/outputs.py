@@ -10,9 +10,8 @@ from llmbench.report.compare.environment import Environments
 from llmbench.report.format import count
 from llmbench.report.outputs import junit, markdown
 from llmbench.report.outputs.markdown import Markdown
-from llmbench.stats.comparison import Comparison, Row
+from llmbench.stats.comparison import UNTOLD, Comparison, Row
 
-_UNTOLD = frozenset({"not run", "only base", "incomparable", "inconclusive"})
 _MOST_KEYS = 12
 _HEADS = ("verdict", "case", "throughput", "95 % interval", "could have seen", "memory", "loss")
 _NUMBERS = (2, 3, 4, 5)
@@ -20,11 +19,10 @@ _NUMBERS = (2, 3, 4, 5)
 
 def comparison_junit(comparison: Comparison, environments: Environments, command: Sequence[str]) -> str:
     """A test case for each case; it fails if the gate failed for it."""
-    failed = {row.case: row.failures for row, _ in comparison.failures}
     strict = comparison.rules.strict and not comparison.refused
     suite = junit.Suite(
         name=f"llmbench compare {comparison.base.runs[0].suite}",
-        cases=[_test(row, failed.get(row.case, ()), strict, command) for row in comparison.rows],
+        cases=[_test(row, comparison.failures_of(row), strict, command) for row in comparison.rows] or _nothing(strict),
         properties={
             "title": verdicts.title(comparison),
             "gate": verdicts.gate(comparison),
@@ -37,10 +35,16 @@ def comparison_junit(comparison: Comparison, environments: Environments, command
     return junit.junit_xml([suite])
 
 
+def _nothing(strict: bool) -> list[junit.Case]:
+    """What stands for a comparison of no case: no green without a test."""
+    problem = junit.Problem("inconclusive", "there was no case to compare")
+    return [junit.Case("cases", "compare", failure=problem if strict else None, skipped=None if strict else "no case")]
+
+
 def _test(row: Row, failures: Sequence[str], strict: bool, command: Sequence[str]) -> junit.Case:
     workload, _, name = row.case.partition("/")
     word = verdicts.OUTCOMES[row.outcome].word
-    untold = row.outcome in _UNTOLD
+    untold = row.outcome in UNTOLD
     problem = junit.Problem(row.outcome if failures else "inconclusive", "; ".join(failures) or _said(row), _said(row))
     return junit.Case(
         name=name or row.case,

@@ -58,20 +58,25 @@ def pills(comparison: Comparison) -> list[Pill]:
 def gate(comparison: Comparison) -> str:
     """What the gate says, in one line; it agrees with the exit code."""
     if comparison.refused:
-        return "not judged: the hardware differs, so nothing is called a regression; --across-hardware judges all the same"
+        return (
+            "not judged: the hardware differs, so nothing is called a regression; --across-hardware judges all the same"
+        )
     if comparison.failures:
         return f"failed: {count(len({row.case for row, _ in comparison.failures}), 'case')} got worse"
     undecided = count(len(comparison.undecided), "case")
     if comparison.exit_code:
-        return f"failed: --strict, and {undecided} could not be told" if comparison.rows else "failed: --strict, no case"
+        return (
+            f"failed: --strict, and {undecided} could not be told" if comparison.rows else "failed: --strict, no case"
+        )
     return f"passed; {undecided} could not be told" if comparison.undecided else "passed"
 
 
 def rule(comparison: Comparison) -> str:
-    """What makes the gate fail."""
+    """What makes the gate fail, as a sentence."""
     limit = comparison.rules.fail_slower
-    slower = f"no case slower by more than {percent(limit)}" if limit else "no case slower"
-    return f"gate: {slower}, none with more memory, a changed loss, or newly broken"
+    slower = f"slower by more than {percent(limit)}" if limit else "slower"
+    told = ", or cannot be told" if comparison.rules.strict else ""
+    return f"It fails if a case is {slower}, takes more memory, has a changed loss, or is newly broken{told}"
 
 
 def speed(row: Row) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -64,7 +64,7 @@ def figures(comparison: Comparison) -> list[Figure]:
     right = sum(loss.verdict != "changed" for loss in losses)
     bitwise = sum(loss.verdict == "bitwise" for loss in losses)
     return [
-        Figure(_mean(speeds), "throughput", _over(speeds)),
+        Figure(_mean(speeds), "throughput", _speed_note(rows)),
         Figure(_mean(peaks), "peak memory", _over(peaks)),
         Figure(_mean(energies), "energy per token or sample", _over(energies) if energies else "not measured"),
         Figure(
@@ -81,8 +81,22 @@ def _mean(ratios: Sequence[float]) -> str:
     return NOTHING if mean is None else signed_percent(mean - 1)
 
 
-def _over(ratios: Sequence[float]) -> str:
-    return f"geometric mean of {count(len(ratios), 'case')}"
+def _speed_note(rows: Sequence[Row]) -> str:
+    """The interval of the geometric mean; what disturbs a run disturbs all its cases, so they do not average it out."""
+    changes = [row.change for row in rows if row.change]
+    if not changes:
+        return "no case on both sides"
+    halves = [math.log(change.high / change.low) / 2 for change in changes if change.low > 0 and change.high < math.inf]
+    mean = geometric_mean([change.ratio for change in changes])
+    if len(halves) < len(changes) or mean is None:
+        return _over(changes)
+    half = sum(halves) / len(halves)
+    low, high = (signed_percent(mean * math.exp(sign * half) - 1).removesuffix(" %") for sign in (-1, 1))
+    return f"[{low}, {high}] {_over(changes)}"
+
+
+def _over(what: Sequence[object]) -> str:
+    return f"geometric mean of {count(len(what), 'case')}"
 
 
 def effects(comparison: Comparison) -> list[Effect]:
@@ -122,7 +136,9 @@ def _ratio(row: Row) -> float:
 
 def _case(row: Row, number: int) -> Case:
     verdict = verdicts.OUTCOMES[row.outcome]
-    return Case(row, number, verdict, "warn" if row.changed else "good", verdicts.URGENCY.index(row.outcome), _cells(row))
+    return Case(
+        row, number, verdict, "warn" if row.changed else "good", verdicts.URGENCY.index(row.outcome), _cells(row)
+    )
 
 
 def _cells(row: Row) -> list[Cell]:
@@ -140,6 +156,19 @@ def _cells(row: Row) -> list[Cell]:
         Cell(signed_percent(row.energy - 1) if row.energy else NOTHING, row.energy),
         Cell(f"{len(row.base)} / {len(row.cand)}", len(row.base) + len(row.cand)),
     ]
+
+
+HEADS = (
+    *("BASE", "CAND", "Change", "95 % interval", "Could have seen", "Peak memory", "Loss"),
+    *("Energy", "Runs"),
+)
+
+
+def table(found: Sequence[Case]) -> tuple[list[str], list[Case]]:
+    """Heads and rows without the columns that tell nothing: energy that nobody measured, one run each."""
+    blank = {"Energy": NOTHING, "Runs": "1 / 1"}
+    kept = [i for i, head in enumerate(HEADS) if any(case.cells[i].text != blank.get(head) for case in found)]
+    return [HEADS[i] for i in kept], [replace(case, cells=[case.cells[i] for i in kept]) for case in found]
 
 
 def _memory(row: Row) -> str:

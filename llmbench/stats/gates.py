@@ -16,8 +16,8 @@ from llmbench.stats.verdicts import curve_checks
 from llmbench.suite.modes import parity_limit
 
 MEMORY = 0.01  # share by which a peak must differ
-RESIDENT = 0.04  # the same of resident memory, where a side has fewer runs than
-STEADY_RUNS = 3
+RESIDENT = 0.04  # the same of resident memory, where a side has fewer than
+STEADY_RUNS = 3  # of which the least is as steady as a device's allocator
 BYTES = 4 * 2**20  # and by how much at least
 SAME_ARITHMETIC = 1e-5  # largest relative difference of a loss where nothing but the code can differ
 ROUNDING = 1e-3  # the same, smoothed, where sums may be taken in another order

@@ -57,17 +57,16 @@ def forest(title: str, rows: Sequence[Effect], equal_within: float, *, width: in
 
 
 def _domain(rows: Sequence[Effect], equal_within: float) -> tuple[float, float]:
-    """What most intervals need, and every estimate as far as it can be drawn; wider ones are cut.
+    """What most intervals need, and the whole of what is slower or faster, as far as it can be drawn; others are cut.
 
     One case that nothing is known of shall not press all others into a line.
     """
-    ends = sorted(abs(math.log(end)) for row in rows for end in (row.low, row.high) if 0 < end < math.inf)
-    usual = ends[int(0.7 * (len(ends) - 1))] if ends else 0.0
+    halves = sorted(abs(math.log(end)) for row in rows for end in (row.low, row.high) if 0 < end < math.inf)
+    usual = halves[int(0.7 * (len(halves) - 1))] if halves else 0.0
     reach = max(_LEAST, 2.5 * equal_within, 1.5 * usual)
-    told = [math.log(row.ratio) for row in rows if 0 < row.ratio < math.inf]
-    low = max(-_MOST, min([-reach, *(1.15 * one for one in told)]))
-    high = min(_MOST, max([reach, *(1.15 * one for one in told)]))
-    return low, high
+    ends = [end for row in rows for end in ((row.low, row.high) if row.kind in _INKS else (row.ratio,))]
+    told = [1.1 * math.log(end) for end in ends if 0 < end < math.inf]
+    return max(-_MOST, min([-reach, *told])), min(_MOST, max([reach, *told]))
 
 
 def _band(x: Scale, equal_within: float, floor: float) -> Markup:

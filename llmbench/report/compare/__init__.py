@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from llmbench.report.charts.forest import forest
 from llmbench.report.compare import verdicts
 from llmbench.report.compare.document import document
-from llmbench.report.compare.environment import Environments
+from llmbench.report.compare.environment import Environments, in_common
 from llmbench.report.compare.views import Case, cases, curves, effects, figures, left_out, table
 from llmbench.report.format import count
 from llmbench.report.page import render
@@ -43,6 +43,7 @@ def compare_page(comparison: Comparison, environments: Environments, command: Se
         command=shlex.join(command),
         differs=environments.differs,
         same=environments.same,
+        common=in_common(comparison.base.runs, comparison.cand.runs),
         keys=environments.total,
         damage=[*comparison.base.damage, *comparison.cand.damage],
         forest=forest("Throughput, CAND over BASE", drawn, comparison.rules.equal_within) if drawn else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmbench.report.environment import every_key
+from llmbench.report.environment import every_key, summary
 from llmbench.report.format import NOTHING
 from llmbench.results.schema import Run
 
@@ -45,6 +45,12 @@ def environments(base: Sequence[Run], cand: Sequence[Run]) -> Environments:
     known = {key for key, _ in same}
     differs = [Difference(key, *map(" or ".join, values)) for key, values in found.items() if key not in known]
     return Environments(sorted(differs, key=lambda one: _rank(one.key)), same)
+
+
+def in_common(base: Sequence[Run], cand: Sequence[Run]) -> list[tuple[str, str]]:
+    """Device, torch, host and the like in a line each, as far as all runs agree."""
+    first, *others = (dict(summary(run)) for run in (*base, *cand))
+    return [(name, text) for name, text in first.items() if all(other.get(name) == text for other in others)]
 
 
 def _rank(key: str) -> int:

@@ -46,13 +46,14 @@ def _gates(comparison: Comparison) -> list[tuple[str, str]]:
 
 def pills(comparison: Comparison) -> list[Pill]:
     """How many cases ended how, and what memory and loss say."""
-    within = f" within ±{percent(comparison.rules.equal_within)}"
-    found = [
-        Pill(v.symbol, f"{comparison.counts[v.key]} {v.word}{within if v.key == 'same' else ''}", v.tone)
+    within = f" within ±{round_percent(comparison.rules.equal_within)}"
+    found = {
+        v.key: Pill(v.symbol, f"{comparison.counts[v.key]} {v.word}{within if v.key == 'same' else ''}", v.tone)
         for v in OUTCOMES.values()
         if comparison.counts[v.key]
-    ]
-    return [*found, *(Pill(symbol, text, "bad") for symbol, text in _gates(comparison))]
+    }
+    worse = [found.pop(key) for key in ("broken", "slower") if key in found]
+    return [*worse, *(Pill(symbol, text, "bad") for symbol, text in _gates(comparison)), *found.values()]
 
 
 def gate(comparison: Comparison) -> str:
@@ -74,9 +75,14 @@ def gate(comparison: Comparison) -> str:
 def rule(comparison: Comparison) -> str:
     """What makes the gate fail, as a sentence."""
     limit = comparison.rules.fail_slower
-    slower = f"slower by more than {percent(limit)}" if limit else "slower"
+    slower = f"slower by more than {round_percent(limit)}" if limit else "slower"
     told = ", or cannot be told" if comparison.rules.strict else ""
     return f"It fails if a case is {slower}, takes more memory, has a changed loss, or is newly broken{told}"
+
+
+def round_percent(share: float) -> str:
+    """A share that somebody chose: ``2 %``, ``2.5 %``."""
+    return f"{100 * share:g} %"
 
 
 def speed(row: Row) -> str:

@@ -158,16 +158,16 @@ def _cells(row: Row) -> list[Cell]:
     ]
 
 
-HEADS = (
-    *("BASE", "CAND", "Change", "95 % interval", "Could have seen", "Peak memory", "Loss"),
-    *("Energy", "Runs"),
-)
+HEADS = ("BASE", "CAND", "Change", "95 % interval", "Could have seen", "Peak memory", "Loss", "Energy", "Runs")
 
 
 def table(found: Sequence[Case]) -> tuple[list[str], list[Case]]:
     """Heads and rows without the columns that tell nothing: energy that nobody measured, one run each."""
-    blank = {"Energy": NOTHING, "Runs": "1 / 1"}
-    kept = [i for i, head in enumerate(HEADS) if any(case.cells[i].text != blank.get(head) for case in found)]
+    tells = {
+        "Energy": any(case.row.energy for case in found),
+        "Runs": any(max(len(case.row.base), len(case.row.cand)) > 1 for case in found),
+    }
+    kept = [i for i, head in enumerate(HEADS) if tells.get(head, True)]
     return [HEADS[i] for i in kept], [replace(case, cells=[case.cells[i] for i in kept]) for case in found]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -72,7 +73,7 @@ def figures(comparison: Comparison) -> list[Figure]:
             "losses within tolerance",
             f"{bitwise} bitwise the same" if losses else "no curve on both sides",
         ),
-        Figure(f"exit {comparison.exit_code}", verdicts.gate(comparison).partition(":")[0].partition(";")[0], ""),
+        Figure(f"exit {comparison.exit_code}", f"gate {re.split('[:;]', verdicts.gate(comparison))[0]}"),
     ]
 
 

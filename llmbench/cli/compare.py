@@ -113,14 +113,14 @@ def _print(comparison: Comparison, found: Environments, command: list[str], as_j
 def _warn(comparison: Comparison) -> None:
     """On stderr: what could not be read, what could not be told; on GitHub also as annotations."""
     from llmbench.report.compare.verdicts import OUTCOMES
-    from llmbench.report.format import count, printable
+    from llmbench.report.format import count, one_line
     from llmbench.report.outputs.github import annotate
     from llmbench.start import complain
 
     for fault in (*comparison.base.damage, *comparison.cand.damage):
-        complain(printable(f"llmbench: damaged: {fault}"))
+        complain(one_line(f"llmbench: damaged: {fault}"))
     for row, failure in comparison.failures:
-        annotate("error", f"{row.case}: {failure}", "llmbench compare")
+        annotate("error", one_line(f"{row.case}: {failure}"), "llmbench compare")
     if comparison.undecided:
         kinds = {OUTCOMES[row.outcome].word: None for row in comparison.undecided}
         message = f"{count(len(comparison.undecided), 'case')} could not be told ({', '.join(kinds)})"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from llmbench.cli.tables import columns
 from llmbench.report.compare import verdicts
 from llmbench.report.compare.environment import Environments
-from llmbench.report.format import count, printable, shorten
+from llmbench.report.format import count, one_line, shorten
 from llmbench.stats.comparison import Comparison, Row
 
 WIDTH = 100
@@ -34,11 +34,11 @@ def _environment(comparison: Comparison, environments: Environments) -> str:
         return f"the environments agree in all {environments.total} keys"
     lines = [f"the environments differ in {len(environments.differs)} of {environments.total} keys"]
     shown = environments.differs[:_MOST_KEYS]
-    lines += [shorten(printable(f"  {one.key}: {one.base} → {one.cand}"), WIDTH) for one in shown]
+    lines += [shorten(f"  {one_line(f'{one.key}: {one.base} → {one.cand}')}", WIDTH) for one in shown]
     if rest := len(environments.differs) - len(shown):
         lines.append(f"  and {rest} more")
     if comparison.hardware:
-        lines.append(shorten(printable(f"other hardware: {'; '.join(comparison.hardware)}"), WIDTH))
+        lines.append(shorten(one_line(f"other hardware: {'; '.join(comparison.hardware)}"), WIDTH))
     return "\n".join(lines)
 
 
@@ -47,7 +47,7 @@ def _table(rows: Sequence[Row]) -> str:
         return ""
     cells = [
         [
-            printable(row.case),
+            one_line(row.case),
             f"{verdicts.OUTCOMES[row.outcome].symbol} {verdicts.OUTCOMES[row.outcome].word}",
             verdicts.speed(row).partition(" [")[0],
             verdicts.interval(row),
@@ -73,7 +73,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _failures(comparison: Comparison) -> str:
-    return "\n".join(printable(f"✖ {row.case}: {failure}") for row, failure in comparison.failures)
+    return "\n".join(one_line(f"✖ {row.case}: {failure}") for row, failure in comparison.failures)
 
 
 def _open_questions(comparison: Comparison) -> str:
@@ -82,7 +82,7 @@ def _open_questions(comparison: Comparison) -> str:
     for row in comparison.rows:
         if row.reason and not comparison.failures_of(row):
             groups.setdefault((verdicts.OUTCOMES[row.outcome].symbol, row.reason), []).append(row.case)
-    return "\n".join(printable(f"{symbol} {_named(cases)}: {reason}") for (symbol, reason), cases in groups.items())
+    return "\n".join(one_line(f"{symbol} {_named(cases)}: {reason}") for (symbol, reason), cases in groups.items())
 
 
 def _named(cases: Iterable[str]) -> str:

@@ -20,6 +20,11 @@ _OPTION = re.compile(r"((?<!\S)--[a-z][a-z-]*(?: [a-z_]+=[^\s,;)]*)?)")
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
+def one_line(text: str) -> str:
+    """The same, on one line."""
+    return printable(" ".join(text.split()))
+
+
 def plain_log(line: str, longest: int = 400) -> str:
     """A log line without terminal colours, cut to ``longest`` characters."""
     return shorten(_ANSI.sub("", line).rsplit("\r", 1)[-1], longest)

@@ -60,21 +60,23 @@ class Change:
     runs: tuple[int, int]
 
 
-def assumed_spread(seconds: Sequence[float]) -> float:
-    """How far a run's speed can lie from another's of the same code, by its own step times.
+def assumed_spread(seconds: Sequence[float], waited: float | None = None) -> float:
+    """How far a run's speed can lie from another's of the same code, by what disturbed it.
 
     Disturbance only ever makes steps longer, so the fastest step tells what the code can do, and what the mean lies
-    above it is what others may have taken: all of it, for the whole of the run.
+    above it is what others may have taken: all of it, for the whole of the run. Where every step was disturbed, the
+    time for which others kept it from its CPUs tells.
 
     Args:
         seconds: of each timed step; one or more, above zero.
+        waited: seconds kept from its CPUs per CPU second of its own, if known.
     """
-    return max(FLOOR, SHARE * math.log(fmean(seconds) / min(seconds)))
+    return max(FLOOR, SHARE * math.log(fmean(seconds) / min(seconds)), SHARE * math.log1p(waited or 0.0))
 
 
-def spread_of_variation(cv: float) -> float:
-    """The same from the coefficient of variation alone, where the step times are not there any more."""
-    return max(FLOOR, SHARE * FASTEST * cv)
+def spread_of_variation(cv: float, waited: float | None = None) -> float:
+    """The same from the coefficient of variation, where the step times are not there any more."""
+    return max(FLOOR, SHARE * FASTEST * cv, SHARE * math.log1p(waited or 0.0))
 
 
 def change(base: Sequence[Sample], cand: Sequence[Sample], equal_within: float) -> Change:

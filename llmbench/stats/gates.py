@@ -16,8 +16,7 @@ from llmbench.stats.verdicts import curve_checks
 from llmbench.suite.modes import parity_limit
 
 MEMORY = 0.01  # share by which a peak must differ
-RESIDENT = 0.04  # the same of resident memory, where a side has fewer than
-STEADY_RUNS = 3  # of which the least is as steady as a device's allocator
+RESIDENT = 0.03  # the same of resident memory, which differs between runs of the same code
 BYTES = 4 * 2**20  # and by how much at least
 SAME_ARITHMETIC = 1e-5  # largest relative difference of a loss where nothing but the code can differ
 ROUNDING = 1e-3  # the same, smoothed, where sums may be taken in another order
@@ -62,8 +61,7 @@ class LossChange:
 def memory_change(base: Sequence[Memory | None], cand: Sequence[Memory | None]) -> MemoryChange | None:
     """More or less only by more than the limit and 4 MiB; None where a run has no peak.
 
-    The peak is what the device's allocator gave out; on a device without one, what the system held resident, which
-    differs from run to run of the same code.
+    The peak is what the device's allocator gave out; on a device without one, what the system held resident.
     """
     known = [[memory for memory in side if memory is not None] for side in (base, cand)]
     allocated = [[memory.peak_allocated_bytes for memory in side] for side in known]
@@ -72,8 +70,7 @@ def memory_change(base: Sequence[Memory | None], cand: Sequence[Memory | None]) 
     peaks = [[peak for peak in side if peak and peak > 0] for side in (allocated if on_device else resident)]
     if not all(peaks) or sum(map(len, peaks)) < len(base) + len(cand):
         return None
-    steady = on_device or min(map(len, peaks)) >= STEADY_RUNS
-    return _memory(min(peaks[0]), min(peaks[1]), MEMORY if steady else RESIDENT)
+    return _memory(min(peaks[0]), min(peaks[1]), MEMORY if on_device else RESIDENT)
 
 
 def _memory(base: int, cand: int, limit: float) -> MemoryChange:

@@ -35,10 +35,11 @@ def sample(trained: Trained) -> Sample | None:
 
 
 def _spread(trained: Trained) -> float | None:
-    if trained.timed_seconds:
-        return assumed_spread(trained.timed_seconds)
     noise = trained.record.noise
-    return spread_of_variation(noise.cv) if noise and 0 <= noise.cv < math.inf else None
+    waited = noise.waited if noise and noise.waited and 0 < noise.waited < _FAR else None
+    if trained.timed_seconds:
+        return assumed_spread(trained.timed_seconds, waited)
+    return spread_of_variation(noise.cv, waited) if noise and 0 <= noise.cv < _FAR else None
 
 
 def energy_per_unit(record: Record) -> float | None:

@@ -86,6 +86,13 @@ def test_a_disturbed_run_is_not_believed():
     assert change(side(1000), side(800), 0.02).verdict == "slower"
 
 
+def test_a_run_that_others_kept_from_its_cpus_is_not_believed_however_even_its_steps():
+    spread = assumed_spread([0.02] * 100, waited=1.0)
+    assert spread == pytest.approx(0.75 * math.log(2))
+    assert change(side(1000), side(600, spread=spread), 0.02).verdict == "inconclusive"
+    assert spread_of_variation(0.01, waited=1.0) == spread
+
+
 def test_no_run_is_believed_to_repeat_itself_exactly():
     assert assumed_spread([0.02] * 100) == FLOOR
     assert spread_of_variation(0.0) == FLOOR

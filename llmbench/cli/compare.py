@@ -48,6 +48,7 @@ def compare(
     """
     from llmbench.report.compare.environment import environments
     from llmbench.report.outputs.files import check_writable
+    from llmbench.results.redact import command as redacted
     from llmbench.results.sides import load
     from llmbench.stats.comparison import Rules
     from llmbench.stats.judge import compare_sides
@@ -57,7 +58,7 @@ def compare(
     sides = load(base, cand)
     comparison = compare_sides(*sides, rules)
     found = environments(sides[0].runs, sides[1].runs)
-    command = ["llmbench", *sys.argv[1:]]
+    command = redacted(["llmbench", *sys.argv[1:]])
     _write(comparison, found, command, junit, markdown, html)
     _print(comparison, found, command, as_json)
     _warn(comparison)
@@ -114,12 +115,12 @@ def _warn(comparison: Comparison) -> None:
     """On stderr: what could not be read, what could not be told; on GitHub also as annotations."""
     from llmbench.report.compare.verdicts import OUTCOMES
     from llmbench.report.format import count, one_line
-    from llmbench.report.outputs.github import annotate
+    from llmbench.report.outputs.github import MOST_ANNOTATIONS, annotate
     from llmbench.start import complain
 
     for fault in (*comparison.base.damage, *comparison.cand.damage):
         complain(one_line(f"llmbench: damaged: {fault}"))
-    for row, failure in comparison.failures:
+    for row, failure in comparison.failures[:MOST_ANNOTATIONS]:
         annotate("error", one_line(f"{row.case}: {failure}"), "llmbench compare")
     if comparison.undecided:
         kinds = {OUTCOMES[row.outcome].word: None for row in comparison.undecided}

@@ -72,7 +72,7 @@ def _properties(row: Row, word: str) -> dict[str, str]:
 
 
 def comparison_markdown(comparison: Comparison, environments: Environments, command: Sequence[str]) -> str:
-    """Verdict, what differs, what changed in a table, all cases folded, the command."""
+    """Verdict, what differs, what changed in a table, all cases folded, the command; at most 64 KiB."""
     changed = [row for row in comparison.rows if row.changed and row.outcome != "only cand"]
     parts = [
         f"## {_symbol(comparison)} llmbench compare: {markdown.text(verdicts.title(comparison))}",
@@ -85,7 +85,7 @@ def comparison_markdown(comparison: Comparison, environments: Environments, comm
         else "",
         markdown.block(shlex.join(command), "console"),
     ]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return markdown.capped("\n\n".join(filter(None, parts)) + "\n")
 
 
 def _symbol(comparison: Comparison) -> str:

@@ -130,6 +130,13 @@ def test_other_hardware_is_no_regression_unless_asked(tmp_path):
     assert asked.exit_code == 1
 
 
+def test_what_cannot_be_told_on_other_hardware_is_no_failure_even_if_strict(tmp_path):
+    base, cand = side(tmp_path / "base", steady()), side(tmp_path / "cand", steady(0.97), environment=OTHER_CPU)
+    found = judged(base, cand, strict=True)
+    assert rows(found)[ID].outcome == "inconclusive"
+    assert found.exit_code == 0
+
+
 def test_a_host_of_the_same_make_is_the_same_hardware(tmp_path):
     other = factory.ENVIRONMENT | {"host": factory.ENVIRONMENT["host"] | {"name": "node-18", "load_1min": 3.2}}
     base, cand = side(tmp_path / "base", steady()), side(tmp_path / "cand", steady(0.5), environment=other)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,19 @@ def policy(style: str, script: str) -> str:
 
 def _policy(style: str, script: str) -> str:
     return f"default-src 'none'; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'"
+
+
+def plain_json(document: object) -> str:
+    """A document as JSON that every browser reads: what is not finite is ``null``."""
+    return json.dumps(_without_nan(document), ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 def script_safe(json_text: str) -> str:

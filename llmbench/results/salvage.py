@@ -28,6 +28,12 @@ _DEEPEST = 100  # levels of nesting that every reader and writer bears
 _CASE = re.compile(r'"case"\s*:\s*("(?:[^"\\\x00-\x1f]|\\.){1,200}")')
 _WORLD_SIZE = re.compile(r"ws(\d{1,6})")
 _GONE = object()
+_IN_WORDS_OF_JSON = {
+    "model_type": "Input should be an object",
+    "dict_type": "Input should be an object",
+    "list_type": "Input should be an array",
+    "tuple_type": "Input should be an array",
+}
 
 Model = TypeVar("Model", bound=BaseModel)
 Path_ = tuple[str | int, ...]
@@ -60,8 +66,7 @@ def record_of(line: bytes, file: Path, number: int) -> Recorded:
     record, missing = _mended(Record, document, f"{file.name} line {number}")
     damage = _told([*faults, *(missing if whole else [])], f"{file}, line {number}")
     if not ended and record.error is None:
-        hint = f"see line {number} of {file.name}; what can be read of it is shown"
-        record = record.model_copy(update={"error": Error(type="Damaged", message="\n".join(damage), hint=hint)})
+        record = record.model_copy(update={"error": Error(type="Damaged", message="\n".join(damage))})
     return Recorded(record, damage, number)
 
 
@@ -87,7 +92,7 @@ def first_fault(error: ValidationError) -> str:
 
 
 def _fault(found: Any) -> str:
-    said = str(found["msg"]).replace(" at line 1 column ", " at column ")
+    said = _IN_WORDS_OF_JSON.get(found["type"]) or str(found["msg"]).replace(" at line 1 column ", " at column ")
     return f"{_dotted(found['loc']) or 'document'}: {said}"
 
 

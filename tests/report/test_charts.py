@@ -98,6 +98,15 @@ def test_two_spikes_in_one_bucket_both_stay(sign):
     assert {values[500], values[503]} <= {y for _, y in kept}
 
 
+@given(st.lists(st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0])), st.integers(1, 30))
+def test_running_median_is_the_median_of_each_window(values, window):
+    def median(index):
+        near = min(window // 2, index, len(values) - 1 - index)
+        return sorted(values[index - near : index + near + 1])[near]
+
+    assert running_median(values, window) == [median(index) for index in range(len(values))]
+
+
 def test_running_median_ignores_a_spike_and_keeps_the_ends():
     assert running_median([1, 1, 9, 1, 1], 3) == [1, 1, 1, 1, 1]
     assert running_median([5, 1, 2], 3) == [5, 2, 2]

@@ -441,14 +441,6 @@ def test_half_a_surrogate_pair_does_not_stop_the_page(tmp_path):
     write_run_report(folder)
 
 
-def test_a_line_that_is_no_record_is_named_not_dropped(tmp_path):
-    folder = factory.plain_run(tmp_path / "run", ["gpt-tiny"], ["eager"])
-    with open(folder.path / "records.jsonl", "a") as file:
-        file.write('{"case": "x"}\n')
-    with pytest.raises(UserError, match=r"records\.jsonl, line 2"):
-        run_page(folder)
-
-
 def test_more_than_eight_modes_are_drawn_in_part_and_listed_in_full(tmp_path):
     modes = ["eager", *(f"mode{n}" for n in range(11))]
     page = assert_safe(run_page(factory.plain_run(tmp_path / "run", ["gpt-tiny"], modes)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard
@@ -19,18 +20,14 @@ def lttb(points: Sequence[Point], limit: int) -> list[int]:
         return list(range(len(points)))
     inner, buckets = len(points) - 2, limit - 2
     edges = [1 + inner * bucket // buckets for bucket in range(buckets + 1)] + [len(points)]
+    xs, ys = [x for x, _ in points], [y for _, y in points]
     chosen = [0]
     for start, end, after in zip(edges, edges[1:], edges[2:], strict=False):
-        following = points[end:after]
-        cx = sum(x for x, _ in following) / len(following)
-        cy = sum(y for _, y in following) / len(following)
         ax, ay = points[chosen[-1]]
-        chosen.append(
-            max(
-                range(start, end),
-                key=lambda i: abs((ax - cx) * (points[i][1] - ay) - (ax - points[i][0]) * (cy - ay)),
-            )
-        )
+        wide = ax - sum(xs[end:after]) / (after - end)
+        tall = sum(ys[end:after]) / (after - end) - ay
+        areas = [abs(wide * (y - ay) - (ax - x) * tall) for x, y in points[start:end]]
+        chosen.append(start + areas.index(max(areas)))
     return [*chosen, len(points) - 1]
 
 
@@ -42,27 +39,34 @@ def decimate(points: Sequence[Point], limit: int, tolerance: float = 2.0) -> lis
     """
     chosen = lttb(points, limit)
     kept = set(chosen)
+    heights = [y for _, y in points]
     for left, right in pairwise(chosen):
-        gap = range(left + 1, right)
+        gap = heights[left + 1 : right]
         if not gap:
             continue
-        low, high = sorted((points[left][1], points[right][1]))
-        bottom = min(gap, key=lambda i: points[i][1])
-        top = max(gap, key=lambda i: points[i][1])
-        if points[bottom][1] < low - tolerance:
-            kept.add(bottom)
-        if points[top][1] > high + tolerance:
-            kept.add(top)
+        low, high = sorted((heights[left], heights[right]))
+        bottom, top = min(gap), max(gap)
+        if bottom < low - tolerance:
+            kept.add(left + 1 + gap.index(bottom))
+        if top > high + tolerance:
+            kept.add(left + 1 + gap.index(top))
     return [points[index] for index in sorted(kept)]
 
 
 def running_median(values: Sequence[float], window: int) -> list[float]:
     """The median of each value and its neighbours; at the ends of as many as there are on both sides."""
-    reach = window // 2
+    reach, last = window // 2, len(values) - 1
+    near: list[float] = []  # what the window holds, in order
+    start = end = 0
     result = []
     for index in range(len(values)):
-        near = min(reach, index, len(values) - 1 - index)
-        result.append(sorted(values[index - near : index + near + 1])[near])
+        reached = min(reach, index, last - index)
+        for value in values[end : index + reached + 1]:
+            insort(near, value)
+        for value in values[start : index - reached]:
+            del near[bisect_left(near, value)]
+        start, end = index - reached, index + reached + 1
+        result.append(near[reached])
     return result
 
 

@@ -19,7 +19,7 @@ from llmbench.report.run.pick import RULE, inked, picked
 from llmbench.report.run.shared import told_once
 from llmbench.report.run.table import table as all_cases
 from llmbench.report.run.workloads import panels
-from llmbench.report.verdict import VERDICTS, pills
+from llmbench.report.verdict import URGENCY, VERDICTS, pills
 from llmbench.results.schema import Run
 from llmbench.results.store import RunFolder
 
@@ -30,10 +30,11 @@ def run_page(folder: RunFolder) -> str:
     """The HTML of a run that is finished, still going on, or was killed.
 
     Raises:
-        UserError: the folder holds no run, or a record in it is none.
+        UserError: the folder holds no run. What is damaged in one is shown, and named in ``folder.damage``.
     """
-    run = folder.read_run()
+    run = folder.recorded_run()
     cases = read_cases(folder, run)
+    damage = [told.removeprefix(f"{folder.path}/") for told in folder.damage]
     drawn = [case.id for row in matrix(cases).rows for case in picked(row.cases)]
     cases = inked(cases, [case for case in cases if case.id in drawn])
     speeds = matrix(cases)
@@ -42,6 +43,8 @@ def run_page(folder: RunFolder) -> str:
     ran = [case for case in cases if case.verdict.key not in ("skipped", "missing")]
     shared, details = told_once(all_details(ran, [case for case in ran if case.id in drawn], speedups))
     attention = [group for group in summary.attention(cases, run, str(folder.path)) if group.verdict.key != "skipped"]
+    attention += summary.damaged_files(damage, cases)
+    attention.sort(key=lambda group: URGENCY.index(group.verdict.key))
     skipped = [group for group in calm if group.verdict.key == "skipped"]
     return render(
         "run.html.j2",

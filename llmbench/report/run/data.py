@@ -24,8 +24,11 @@ _TIMES = 4
 
 
 def document(run: Run, cases: Sequence[CaseView]) -> str:
-    """``{"run": …, "records": […], "curves": […]}`` as JSON; a curve, or null, for each record."""
+    """``{"run": …, "records": […], "curves": […]}`` as JSON; a curve, or null, for each record. Beside them
+    ``damage``, the faults of the records, if there are any.
+    """
     recorded = sorted((case for case in cases if case.number is not None), key=lambda case: case.number or 0)
+    damage = [told for case in recorded for told in case.damage]
     whole = _plain(run)
     whole["cases"] = pack(whole["cases"])
     limit = points(sum(case.series is not None for case in recorded))
@@ -36,6 +39,7 @@ def document(run: Run, cases: Sequence[CaseView]) -> str:
             "records": pack([_plain(case.stored) for case in recorded if case.stored]),
             "curves": [_curves(case.series, limit, many) if case.series else None for case in recorded],
         }
+        | ({"damage": damage} if damage else {})
     )
 
 

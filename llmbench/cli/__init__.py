@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from llmbench import __version__
+from llmbench.cli.compare import compare
 from llmbench.cli.doctor import doctor
 from llmbench.cli.list import list_
 from llmbench.cli.report import report
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command()(doctor)
 app.command()(run)
 app.command()(report)
+app.command()(compare)
 app.command("list")(list_)
 
 

@@ -151,7 +151,7 @@ def _measured(
                 load,
                 hardware,
                 case.config["budget_seconds"],
-            ),
+            ).model_copy(update={"waited": _waited(record.device, load, result["facts"], len(ranks))}),
             "hardware": hardware,
             "compile": Compile(**result["compiled"]) if result["compiled"] else None,
             "parity": _gradient_parity(result, reference),
@@ -160,6 +160,12 @@ def _measured(
     if case.world_size > 1:
         record = record.model_copy(update=_of_ranks(ranks))
     return _judged(record, losses, _differences(result["facts"], reference) + result["wrong"])
+
+
+def _waited(device: str, load: Mapping[str, float | None], facts: Mapping[str, Any], ranks: int) -> float | None:
+    """Of a training on CPUs: one on a device waits for it, and not for them."""
+    threads = facts.get("threads")
+    return verdicts.waited(load, threads * ranks) if device == "cpu" and threads else None
 
 
 def _sampling(case: Case, result: dict[str, Any], window: Sequence[float]) -> Sampling:

@@ -222,6 +222,11 @@ class Noise(Part):
     cv: float = Field(description="coefficient of variation of the timed steps")
     verdict: Literal["quiet", "noisy"]
     cause: str | None = Field(None, description="likely cause, and the setting that helps")
+    waited: float | None = Field(
+        None,
+        description="seconds for which others may have kept it from its CPUs, per CPU second of its own; "
+        "null where it did not train on a CPU",
+    )
 
 
 class Parameters(Part):

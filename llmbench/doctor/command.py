@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from llmbench.doctor.model import Diagnosis
 from llmbench.doctor.runner import Event, Started, diagnose
 from llmbench.errors import UserError
+from llmbench.report.outputs.github import append_summary, harmless, on_actions
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def carry_out(options: Options) -> int:
     if options.html:
         _write_page(options.html, document)
     _print(_drawn(document, output, options.verbose))
-    if output is _Output.github or (output is _Output.text and _on_github()):
+    if output is _Output.github or (output is _Output.text and on_actions()):
         _tell_github(document)
     return diagnosis.exit_code(options.strict)
 
@@ -151,19 +152,14 @@ def _drawn(document: dict[str, Any], output: _Output, verbose: bool) -> str:
         return fix_script(document)
     if output is _Output.github:
         return ""
-    from llmbench.doctor.github import harmless
     from llmbench.doctor.render import text
 
     drawn = text(document, _columns(), sys.stdout is not None and sys.stdout.isatty(), verbose)
-    return harmless(drawn) if _on_github() else drawn
+    return harmless(drawn) if on_actions() else drawn
 
 
 def _columns() -> int:
     return shutil.get_terminal_size((80, 24)).columns
-
-
-def _on_github() -> bool:
-    return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def _tell_github(document: dict[str, Any]) -> None:
@@ -172,13 +168,7 @@ def _tell_github(document: dict[str, Any]) -> None:
     from llmbench.doctor.markdown import markdown
 
     _print(workflow_commands(document))
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        try:
-            with open(summary, "a", encoding="utf-8") as file:
-                file.write(markdown(document))
-        except OSError as error:
-            print(f"llmbench: GITHUB_STEP_SUMMARY: {error.strerror}", file=sys.stderr)
+    append_summary(markdown(document))
 
 
 def _write_page(file: Path, document: dict[str, Any]) -> None:

@@ -11,18 +11,13 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from llmbench.report.untrusted import printable as printable
+
 NOTHING = "–"
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _SYMBOLS = frozenset({"J", "W", "FLOP"})  # written together with their prefix
 _OPTION = re.compile(r"((?<!\S)--[a-z][a-z-]*(?: [a-z_]+=[^\s,;)]*)?)")
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-# C0 and C1 controls but tab and newline, surrogates, and the marks that reorder or hide text.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """Text with every invisible or reordering character shown as its escape, so that none can disguise a name."""
-    return _UNSEEN.sub(lambda match: f"\\u{{{ord(match[0]):x}}}", text)
 
 
 def plain_log(line: str, longest: int = 400) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from llmbench.doctor.github import harmless, workflow_commands
+from llmbench.doctor.github import workflow_commands
 from llmbench.doctor.model import Finding, passed
+from llmbench.report.outputs.github import harmless
 
 from .made import diagnosis, failed, warned
 

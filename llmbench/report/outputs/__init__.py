@@ -1,0 +1,1 @@
+"""What other programs and places read: JUnit, Markdown, GitHub Actions."""

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from llmbench import __version__
 from llmbench.cli.doctor import doctor
+from llmbench.cli.history import history
 from llmbench.cli.list import list_
 from llmbench.cli.report import report
 from llmbench.cli.run import run
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command()(doctor)
 app.command()(run)
 app.command()(report)
+app.command()(history)
 app.command("list")(list_)
 
 

@@ -6,9 +6,10 @@ records would take longer than all the rest.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from llmbench.errors import UserError
+from llmbench.errors import UserError, nearest
 from llmbench.results.environment import flat_environment, hardware
 
 KEPT = ("status", "error", "config", "throughput", "step_seconds", "memory", "energy", "loss", "noise")
@@ -85,13 +86,24 @@ class History:
     copies: list[Path] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
+    def cases(self, patterns: Sequence[str]) -> list[str]:
+        """The cases that one of the patterns matches, as a shell matches file names; all if there is none.
 
-def read_history(folders: Sequence[Path], wanted: Callable[[str], bool] = lambda case: True) -> History:
+        Raises:
+            UserError: a pattern matches no case.
+        """
+        known = list(dict.fromkeys(record.case for record in self.records))
+        for pattern in patterns:
+            if not fnmatch.filter(known, pattern):
+                raise UserError(f"no case matches --case {pattern}", nearest(pattern, known))
+        return [case for case in known if not patterns or any(fnmatch.fnmatchcase(case, one) for one in patterns)]
+
+
+def read_history(folders: Sequence[Path]) -> History:
     """Reads every run below the folders, at any depth. One that is still going on, or was killed, counts as it is.
 
     Args:
         folders: where to look; links are followed, but none in a circle.
-        wanted: which cases to keep.
 
     Raises:
         UserError: there is no run at all, or a folder that was named does not exist.
@@ -115,7 +127,7 @@ def read_history(folders: Sequence[Path], wanted: Callable[[str], bool] = lambda
         raise _nothing(folders, history.faults)
     for run, records in sorted(found.values(), key=lambda one: (one[0].started_at, one[0].id)):
         history.runs.append(run)
-        history.records += [record for record in records if wanted(record.case)]
+        history.records += records
     return history
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -33,9 +33,8 @@ _LIMITS = frozenset({"deadline_seconds", "budget_seconds", "interval_target", "e
 
 @dataclass(frozen=True)
 class Point:
-    """One case in one run. ``number`` is its place among all records; ``value`` is None where it has no valid one."""
+    """One case in one run; ``value`` is None where it has no valid one."""
 
-    number: int
     run: PastRun
     status: str
     reason: str
@@ -121,6 +120,7 @@ def trends(
     history: History,
     metric: Metric,
     *,
+    cases: Collection[str] | None = None,
     reference: str | None = None,
     last: int | None = None,
     smallest: float = SMALLEST,
@@ -131,6 +131,7 @@ def trends(
     configuration (limits of time left out) and one unit; of a loss also the same data.
 
     Args:
+        cases: only these.
         reference: divide each value by that of this case in the same run; ``eager``: of the eager case of the same
             workload. What has none there has no value.
         last: of each series only the newest points.
@@ -139,7 +140,9 @@ def trends(
     Raises:
         UserError: no run has the reference.
     """
-    found = _grouped(history, metric, _valued(history, metric, reference))
+    valued = zip(history.records, _valued(history, metric, reference), strict=True)
+    wanted = [(record, value) for record, value in valued if cases is None or record.case in cases]
+    found = _grouped([one for one in wanted if one[0].case != reference_case(one[0].case, reference)], metric)
     told = _between()
     for trend in found:
         if last is not None:
@@ -150,6 +153,12 @@ def trends(
     _mark_replaced(found)
     _tell_apart(found)
     return sorted(found, key=lambda trend: STATES.index(trend.state))
+
+
+def fallen(found: Sequence[Trend], limit: float) -> list[Trend]:
+    """The trends whose newest step is for the worse, by more than ``limit`` as a share of the level before."""
+    newest = [(trend, trend.steps[-1]) for trend in found if trend.steps and trend.state != "replaced"]
+    return [trend for trend, step in newest if step.worse and abs(step.size) > limit]
 
 
 def _valued(history: History, metric: Metric, reference: str | None) -> list[Value | None]:
@@ -163,18 +172,18 @@ def _valued(history: History, metric: Metric, reference: str | None) -> list[Val
         raise UserError(f"no run has the case {reference}", f"--reference is a case or eager; {nearest(reference, known)}")
     ratios: list[Value | None] = []
     for record, value in zip(history.records, own, strict=True):
-        base = beside.get((id(record.run), reference_case(record.case, reference)))
+        base = beside.get((id(record.run), reference_case(record.case, reference) or ""))
         ratios.append(ratio(value, base) if value and base else None)
     return ratios
 
 
-def reference_case(case: str, reference: str) -> str:
+def reference_case(case: str, reference: str | None) -> str | None:
     return f"{case.rsplit('/', 2)[0]}/eager/ws1" if reference == "eager" else reference
 
 
-def _grouped(history: History, metric: Metric, values: Sequence[Value | None]) -> list[Trend]:
+def _grouped(valued: Sequence[tuple[PastRecord, Value | None]], metric: Metric) -> list[Trend]:
     kinds: dict[tuple[str, str], list[tuple[Mapping[str, Any], str, Trend]]] = {}
-    for number, (record, value) in enumerate(zip(history.records, values, strict=True)):
+    for record, value in valued:
         config, data = _measured(record), record.run.data if metric.of_data else ""
         known = kinds.setdefault((record.case, _machine(record)), [])
         unit = value.unit if value else ""
@@ -191,7 +200,7 @@ def _grouped(history: History, metric: Metric, values: Sequence[Value | None]) -
             known.append((config, data, trend))
         if value:
             trend.unit = value.unit
-        trend.points.append(Point(number, record.run, _status(record), _reason(record), value))
+        trend.points.append(Point(record.run, _status(record), _reason(record), value))
     return [trend for known in kinds.values() for _, _, trend in known]
 
 

@@ -17,7 +17,9 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
         # Halved, for the difference of two finite numbers can be infinite.
         span = high / 2 - low / 2
         share = (value / 2 - low / 2) / span if span else 0.5

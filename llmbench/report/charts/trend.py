@@ -27,7 +27,7 @@ class Dot:
         value: None leaves a gap.
         interval: ends of the band.
         broken: the case failed: marked by a cross.
-        text: what to tell of it.
+        text: what a hover tells; empty for none.
     """
 
     at: int
@@ -55,13 +55,13 @@ class Course:
     shifts: Sequence[int] = ()
 
 
-def sparkline(title: str, course: Course, runs: int, *, width: int = 520, tall: int = 40, limit: int = 120) -> Markup:
+def sparkline(title: str, course: Course, runs: int, *, width: int = 520, tall: int = 36, limit: int = 120) -> Markup:
     """The course on an axis of its own, among ``runs`` runs, so that charts below each other line up.
 
     Args:
         limit: points of the line; its spikes and steps are kept beside.
     """
-    x, y = Scale(0, max(1, runs - 1), 5, width - 6), _axis(course, tall - 8, 8)
+    x, y = Scale(0, max(1, runs - 1), 5, width - 6), _axis(course, tall - 9, 9)
     return chart(width, tall, title, _describe(course), *_drawn(course, x, y, limit, dot=2.5))
 
 
@@ -74,14 +74,12 @@ def trend_chart(
     width: int = 860,
     tall: int = 200,
     limit: int = 160,
-    told: int = 60,
 ) -> Markup:
     """The course with its axes.
 
     Args:
         ticks: values with their text; see ``values_to_tick``.
         begin_end: what to call the first and the last run.
-        told: of how many runs, the newest, a hover tells the text.
     """
     left = max(30.0, max((text_width(text) for _, text in ticks), default=0) + 8)
     first, last = (course.dots[0].at, course.dots[-1].at) if course.dots else (0, 1)
@@ -95,7 +93,8 @@ def trend_chart(
     drawn.append(label(left, tall - 8, begin_end[0], muted=True))
     drawn.append(label(x.end, tall - 8, begin_end[1], anchor="end", muted=True))
     drawn += _drawn(course, x, y, limit, dot=3)
-    drawn += [_hover(dot, x, y) for dot in course.dots[-told:]]
+    hovers = [_hover(dot, x, y) for dot in course.dots if dot.text]
+    drawn.append(element("g", *hovers, fill="transparent", class_="hits"))
     return chart(width, tall, title, _describe(course), *drawn)
 
 
@@ -185,14 +184,14 @@ def _within(value: float, y: Scale) -> float:
 
 def _triangle(x: float, y: float, mark: Mark, axis: Scale) -> Markup:
     """On the side of the line that the level left."""
-    middle = min(y + 8, axis.start + 5) if not mark.up else max(y - 8, 5)
+    middle = min(y + 8, axis.start + 4) if not mark.up else max(y - 8, 5)
     path = f"M{decimal(x - 5)} {decimal(middle + 4)}h10l-5-9z" if mark.up else f"M{decimal(x - 5)} {decimal(middle - 4)}h10l-5 9z"
     return element("path", d=path, fill=WORSE if mark.worse else BETTER, class_="worse" if mark.worse else "better")
 
 
 def _hover(dot: Dot, x: Scale, y: Scale) -> Markup:
     height = y(dot.value) if dot.value is not None else y.start
-    return element("circle", element("title", dot.text), cx=x(dot.at), cy=height, r=5, fill="transparent", class_="hit")
+    return element("circle", element("title", dot.text), cx=x(dot.at), cy=height, r=5)
 
 
 def _describe(course: Course) -> str:

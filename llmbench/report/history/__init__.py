@@ -9,8 +9,8 @@ from pathlib import Path
 from llmbench.report.format import count
 from llmbench.report.history import views
 from llmbench.report.history.document import history_document
-from llmbench.report.history.rows import MOST_ROWS, anchors, details, links_from, rows
-from llmbench.report.history.views import headline, history_pills, period, step_groups, timeline
+from llmbench.report.history.rows import MOST_ROWS, anchors, details, links_from, rows, said_above
+from llmbench.report.history.views import failures, headline, history_pills, period, step_groups, timeline
 from llmbench.report.page import render
 from llmbench.results.history import History
 from llmbench.stats.metrics import Metric
@@ -36,6 +36,7 @@ def history_page(
     """
     document = history_document(history, found, metric, reference) | {"run": {"id": f"history-{metric.name}"}}
     named, link = anchors(found), links_from(file)
+    failing = failures(found)
     units = sorted({trend.unit for trend in found if trend.unit})
     return render(
         "history.html.j2",
@@ -46,11 +47,13 @@ def history_page(
         subtitle=metric.title + (f" over {reference}" if reference else ""),
         meta=_meta(history, found),
         pills=history_pills(found, metric),
+        failing=failing,
         groups=step_groups(found, metric),
+        shown_groups=max(1, 3 - len(failing)),
         turns=timeline(found),
         link=link,
-        unit=units[0] if len(units) == 1 else "",
-        rows=rows(found, metric, named),
+        unit=said_above(units[0]) if len(units) == 1 else "",
+        rows=rows(found, metric, named, [trend["records"] for trend in document["trends"]]),
         unseen=max(0, len(found) - MOST_ROWS),
         anchor_of=lambda trend: named.get(id(trend)),
         say=views,

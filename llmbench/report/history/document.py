@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import llmbench
@@ -12,16 +12,21 @@ from llmbench.stats.trends import Point, Shift, Step, Trend
 
 
 def history_document(history: History, found: Sequence[Trend], metric: Metric, reference: str | None) -> dict[str, Any]:
-    """Trends with their steps, and under ``records`` a row for each case of each run, in the order of the trends.
+    """Trends with their steps, and under ``records`` a row for each case of each run, the oldest run first.
 
-    ``trends[i]["records"]`` are the places of its rows.
+    ``trends[i]["records"]`` are the places of its rows. Numbers have 7 digits that matter.
     """
-    records: list[dict[str, Any]] = []
-    trends = []
-    for trend in found:
-        numbers = range(len(records), len(records) + len(trend.points))
-        records += [_row(trend, point) for point in trend.points]
-        trends.append(_trend(trend, numbers))
+    # By run: what the rows of a run share compresses only where they stand together.
+    ordered = sorted(
+        ((point, trend, number) for number, trend in enumerate(found) for point in trend.points),
+        key=lambda one: (one[0].run.started_at, one[0].run.id),
+    )
+    places: list[list[int]] = [[] for _ in found]
+    for place, (_, _, number) in enumerate(ordered):
+        places[number].append(place)
+    shared = {id(run): _shared(run) for run in history.runs}
+    records = [_row(trend, point, shared[id(point.run)]) for point, trend, _ in ordered]
+    trends = [_trend(trend, numbers) for trend, numbers in zip(found, places, strict=True)]
     return {
         "schema_version": 1,
         "llmbench": llmbench.__version__,
@@ -48,7 +53,7 @@ def _run(run: PastRun) -> dict[str, Any]:
     }
 
 
-def _trend(trend: Trend, numbers: range) -> dict[str, Any]:
+def _trend(trend: Trend, numbers: list[int]) -> dict[str, Any]:
     return {
         "case": trend.case,
         "told_apart": trend.told_apart,
@@ -60,7 +65,7 @@ def _trend(trend: Trend, numbers: range) -> dict[str, Any]:
         "to_median": trend.to_median,
         "steps": [_step(step) for step in trend.steps],
         "environment_changes": [_shift(shift) for shift in trend.shifts],
-        "records": list(numbers),
+        "records": numbers,
     }
 
 
@@ -81,18 +86,26 @@ def _shift(shift: Shift) -> dict[str, Any]:
     return {"index": shift.index, "run": shift.run.id, "changed": [str(one) for one in shift.changed]}
 
 
-def _row(trend: Trend, point: Point) -> dict[str, Any]:
-    low, high = (point.value.interval if point.value else None) or (None, None)
+def _shared(run: PastRun) -> dict[str, Any]:
+    """What all rows of a run say."""
+    return {"run": run.id, "started_at": run.started_at.isoformat(), "commit": run.commit and run.commit[:12]}
+
+
+def _row(trend: Trend, point: Point, shared: Mapping[str, Any]) -> dict[str, Any]:
+    value = point.value
+    low, high = value.interval if value and value.interval else (None, None)
     return {
+        **shared,
         "case": trend.case,
-        "run": point.run.id,
-        "started_at": point.run.started_at.isoformat(),
         "machine": trend.machine,
-        "commit": point.run.commit,
         "status": point.status,
         "reason": point.reason,
-        "value": point.value.value if point.value else None,
+        "value": _rounded(value.value if value else None),
+        "low": _rounded(low),
+        "high": _rounded(high),
         "unit": trend.unit,
-        "low": low,
-        "high": high,
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.7g}")

@@ -21,9 +21,9 @@ from llmbench.stats.trends import Point, Step, Trend
 MOST_ROWS = 400
 MOST_DETAILS = 120
 """Cases with details; the others are drawn in their row, and are whole in the data that the page carries."""
-_POINTS = 20_000  # of all lines on a page
-_TOLD = 2_400  # runs with a text of their own, in all charts together
-_LAST = 10  # runs in the table of a case
+_POINTS = 6_000  # of all lines in the rows, and of all in the details
+_TOLD = 1_600  # runs with a text of their own, in all charts together
+_LAST = 8  # runs in the table of a case
 
 Link = Callable[[PastRun], str | None]
 
@@ -49,6 +49,7 @@ class Row:
     urgency: int
     anchor: str | None
     latest: Cell
+    unit: str
     previous: Cell
     median: Cell
     step: Cell
@@ -84,17 +85,19 @@ class Detail:
     settings: list[tuple[str, str]]
 
 
-def rows(found: Sequence[Trend], metric: Metric, anchors: Mapping[int, str]) -> list[Row]:
-    """A row for each of the most urgent trends. Charts share the axis of runs."""
+def rows(
+    found: Sequence[Trend], metric: Metric, anchors: Mapping[int, str], records: Sequence[Sequence[int]]
+) -> list[Row]:
+    """A row for each of the most urgent trends. Charts share the axis of runs.
+
+    Args:
+        anchors: see ``anchors``.
+        records: of each trend, the places of its rows in the data of the page.
+    """
     place, amount = _places(found)
-    limit = max(24, min(120, _POINTS // 3 // max(1, len(found))))
-    numbers = 0
+    limit = max(20, min(120, _POINTS // max(1, len(found))))
     made = []
-    for trend in found:
-        places = range(numbers, numbers + len(trend.points))
-        numbers = places.stop
-        if len(made) == MOST_ROWS:
-            break
+    for trend, places in zip(found[:MOST_ROWS], records, strict=False):
         newest = trend.steps[-1] if trend.steps else None
         runs_ago = len(trend.points) - newest.index if newest else 0
         made.append(
@@ -104,6 +107,7 @@ def rows(found: Sequence[Trend], metric: Metric, anchors: Mapping[int, str]) -> 
                 urgency=urgency(trend),
                 anchor=anchors.get(id(trend)),
                 latest=Cell(shown(trend.latest, trend.unit), trend.latest),
+                unit=said_above(trend.unit),
                 previous=Cell(change(trend.to_previous), trend.to_previous),
                 median=Cell(change(trend.to_median), trend.to_median),
                 step=Cell(change(newest.size) if newest else "", newest.size if newest else None),
@@ -122,7 +126,9 @@ def _places(found: Sequence[Trend]) -> tuple[dict[int, int], int]:
     return {id(run): index for index, run in enumerate(ordered)}, len(ordered)
 
 
-def _course(trend: Trend, place: Mapping[int, int] | None = None, text: Callable[[Point], str] | None = None) -> Course:
+def _course(trend: Trend, place: Mapping[int, int] | None = None, told: int = 0) -> Course:
+    """What is drawn of a trend; by ``place`` of its runs, else by their order; with a text of the newest ``told``."""
+    silent = len(trend.points) - told
     at = [place[id(point.run)] if place else index for index, point in enumerate(trend.points)]
     dots = [
         Dot(
@@ -130,7 +136,7 @@ def _course(trend: Trend, place: Mapping[int, int] | None = None, text: Callable
             point.value.value if point.value else None,
             point.value.interval if point.value else None,
             point.broken,
-            text(point) if text else "",
+            _hover(trend, point) if index >= silent else "",
         )
         for index, point in enumerate(trend.points)
     ]
@@ -154,29 +160,29 @@ def anchors(found: Sequence[Trend]) -> dict[int, str]:
 
 def details(found: Sequence[Trend], metric: Metric, named: Mapping[int, str], link: Link) -> list[Detail]:
     chosen = [trend for trend in found if id(trend) in named]
-    told = max(10, min(120, _TOLD // max(1, len(chosen))))
-    limit = max(40, min(160, 2 * _POINTS // 3 // max(1, len(chosen))))
+    told = min(120, _TOLD // max(1, len(chosen)))
+    limit = max(40, min(160, _POINTS // max(1, len(chosen))))
     return [_detail(trend, metric, named[id(trend)], link, told, limit) for trend in chosen]
 
 
 def _detail(trend: Trend, metric: Metric, anchor: str, link: Link, told: int, limit: int) -> Detail:
-    course = _course(trend, text=lambda point: _hover(trend, point))
+    course = _course(trend, told=told)
     ends = (day(trend.points[0].run.started_at), day(trend.points[-1].run.started_at))
     ticks = [(value, shown(value, trend.unit)) for value in values_to_tick(course)]
     return Detail(
         anchor=anchor,
         trend=trend,
         verdict=verdict_of(trend, metric),
-        latest=f"{shown(trend.latest, trend.unit)}{'' if _has_unit(trend.unit) else f' {trend.unit}'}",
-        chart=trend_chart(f"{metric.title} of {trend.case}", course, ticks, ends, limit=limit, told=told),
+        latest=f"{shown(trend.latest, trend.unit)} {said_above(trend.unit)}".strip(),
+        chart=trend_chart(f"{metric.title} of {trend.case}", course, ticks, ends, limit=limit),
         last=_last(trend, link),
         settings=[("machine", trend.machine), *((key, plain(value)) for key, value in _settings(trend))],
     )
 
 
-def _has_unit(unit: str) -> bool:
-    """Whether ``shown`` says it."""
-    return unit in ("s", "×", "") or unit.startswith(("J", "bytes")) or unit in ("held out", "training")
+def said_above(unit: str) -> str:
+    """A unit that ``shown`` does not say, such as that of a rate."""
+    return "" if unit in ("s", "×") or unit.startswith(("J", "bytes")) else unit
 
 
 def _settings(trend: Trend) -> list[tuple[str, object]]:
@@ -187,7 +193,7 @@ def _settings(trend: Trend) -> list[tuple[str, object]]:
 def _hover(trend: Trend, point: Point) -> str:
     if point.value is None:
         return f"{clock(point.run.started_at)}: {point.status}"
-    return f"{clock(point.run.started_at)}: {shown(point.value.value, trend.unit)} {commit(point.run)}"
+    return f"{clock(point.run.started_at)}: {shown(point.value.value, trend.unit)}"
 
 
 def _last(trend: Trend, link: Link) -> list[LastRun]:

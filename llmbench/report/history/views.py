@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from llmbench.report.format import NOTHING, count, duration, number, percent, si, size
+from llmbench.report.format import NOTHING, count, duration, number, percent, shorten, si, size
 from llmbench.report.verdict import Pill, Verdict, pills
 from llmbench.results.environment import Difference
 from llmbench.results.history import PastRun
@@ -124,6 +124,17 @@ def step_groups(found: Sequence[Trend], metric: Metric) -> list[StepGroup]:
         StepGroup(worse, worse != metric.higher, sorted(steps, key=lambda one: -abs(one[1].size)))
         for (_, _, worse), steps in ordered
     ]
+
+
+def failures(found: Sequence[Trend]) -> list[tuple[str, list[Trend]]]:
+    """Cases that fail now, by the reason; most cases first."""
+    of_reason: dict[str, list[Trend]] = {}
+    for trend in found:
+        if trend.state == "failing":
+            newest = trend.points[-1]
+            reason = shorten(newest.reason or newest.status or "no reason was recorded", 200)
+            of_reason.setdefault(reason, []).append(trend)
+    return sorted(of_reason.items(), key=lambda item: -len(item[1]))
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,9 @@ def history(
     for fault in past.faults:
         typer.echo(f"llmbench: left out: {fault}", err=True)
     chosen = METRICS[metric.value]
-    found = trends(past, chosen, cases=set(past.cases(case or [])), reference=reference, last=last, smallest=smallest / 100)
+    found = trends(
+        past, chosen, cases=set(past.cases(case or [])), reference=reference, last=last, smallest=smallest / 100
+    )
     if html:
         write(html, history_page(past, found, chosen, reference=reference, file=html))
     if markdown:

@@ -1,8 +1,8 @@
 """Steps in a series of runs: where its level changed, and lasted.
 
-Exact segmentation into pieces of constant mean at a penalty for each change, as optimal partitioning gives it (Jackson et
-al. 2005; Killick, Fearnhead and Eckley 2012), found by functional pruning (Maidstone et al. 2017), here with a least length
-of a piece. Pure Python: numpy and scipy are no dependencies of llmbench, and no light library without them does this.
+Exact segmentation into pieces of constant mean at a penalty for each change, as optimal partitioning gives it (Jackson
+et al. 2005; Killick, Fearnhead and Eckley 2012), found by functional pruning (Maidstone et al. 2017), here with a least
+length of a piece. Pure Python: numpy and scipy are no dependencies of llmbench, and the libraries that do this need them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from statistics import median
 
 SHORTEST = 3
@@ -19,7 +19,8 @@ FEWEST = 2 * SHORTEST
 """Values from which on a step can be told."""
 _REACH = 3.0  # noise scales beyond its neighbours' median to which a value is pulled in
 _WINDOW = 2 * SHORTEST - 1  # the median of as many keeps every level that lasts, and no other
-_LAGS = (1, 2, 3)
+_LAGS = {1: FEWEST, 2: 10, 3: 18}  # and from how many values on: a step hides in few differences only
+_BLOCKS = {3: 30, 5: 50}
 _NORMAL = 1.4826  # standard deviation of a normal distribution / its median absolute deviation
 
 
@@ -60,23 +61,35 @@ def changes(values: Sequence[float], *, noise: float = 0.0, smallest: float = 0.
 def noise_scale(values: Sequence[float]) -> float:
     """Standard deviation of the noise, whatever the steps: from the median absolute difference of near values.
 
-    The largest of lags 1 to 3, since noise of a machine that changes slowly hides between neighbours.
+    The largest of what single values at lags 1 to 3 and means of 3 and of 5 tell: where a run is like the one before it,
+    as on a machine that is busy for days, neighbours alone promise far too little.
     """
-    found = [_scale_at(values, lag) for lag in _LAGS if lag < len(values)]
+    found = [_scale(_differences(values, lag), 1) for lag, fewest in _LAGS.items() if len(values) >= fewest]
+    sums = [0.0, *accumulate(values)]
+    for size, fewest in _BLOCKS.items():
+        if len(values) >= fewest:
+            blocks = [total / size for total in _differences(sums, size)]
+            found.append(_scale(_differences(blocks, size), size))
     return max(found, default=0.0)
 
 
-def _scale_at(values: Sequence[float], lag: int) -> float:
-    return _NORMAL * median(abs(b - a) for a, b in zip(values, values[lag:], strict=False)) / math.sqrt(2)
+def _differences(values: Sequence[float], lag: int) -> list[float]:
+    return [after - before for before, after in zip(values, values[lag:], strict=False)]
+
+
+def _scale(differences: Sequence[float], size: int) -> float:
+    """Of one value, from differences of means of ``size``."""
+    return _NORMAL * median(map(abs, differences)) * math.sqrt(size / 2)
 
 
 def penalty(count: int) -> float:
     """Price of a change in units of the squared noise scale.
 
     Of the form of the Bayesian information criterion. Its numbers are chosen by simulation, so that fewer than 1 in 100
-    series of identical code have a step, with the noise scale estimated from the same values (``docs/history.md``).
+    series of identical code have a step, with the noise scale estimated from the same values: of few it is often too
+    small. ``suites/history_steps.py`` simulates it.
     """
-    return (8 + 2.5 * math.log(count)) * (1 + 12 / count)
+    return (7 + 2 * math.log(count)) * (1 + 14 / count)
 
 
 def without_outliers(values: Sequence[float], scale: float) -> list[float]:
@@ -93,8 +106,8 @@ def without_outliers(values: Sequence[float], scale: float) -> list[float]:
 def segments(values: Sequence[float], price: float) -> list[int]:
     """Edges ``[0, …, n]`` of the pieces with the least sum of squares around their means + ``price`` for each change.
 
-    No piece is shorter than ``SHORTEST``. The least cost so far is kept as a function of the level of the last piece: of
-    parabolas, each where it is the lowest, so that few are left at any time.
+    No piece is shorter than ``SHORTEST``. The least cost so far is kept as a function of the level of the last piece:
+    as parabolas, each where it is the lowest, of which few are left at any time.
     """
     n = len(values)
     best = [0.0, *[math.inf] * n]  # of the first t values, without the price of the change that follows

@@ -169,7 +169,9 @@ def _valued(history: History, metric: Metric, reference: str | None) -> list[Val
     beside = {(id(record.run), record.case): value for record, value in zip(history.records, own, strict=True)}
     known = {case for _, case in beside}
     if reference != "eager" and reference not in known:
-        raise UserError(f"no run has the case {reference}", f"--reference is a case or eager; {nearest(reference, known)}")
+        raise UserError(
+            f"no run has the case {reference}", f"--reference is a case or eager; {nearest(reference, known)}"
+        )
     ratios: list[Value | None] = []
     for record, value in zip(history.records, own, strict=True):
         base = beside.get((id(record.run), reference_case(record.case, reference) or ""))

@@ -123,7 +123,9 @@ def _drawn(course: Course, x: Scale, y: Scale, limit: int, dot: float) -> Iterat
     kept = {one.at for mark in course.marks for one in _around(measured, mark.at)}
     for piece in _pieces(course.dots):
         yield from _line(piece, x, y, limit, kept)
-    crosses = "".join(f"M{decimal(x(one.at) - 3)} {decimal(y.start - 2)}l6 6m0-6l-6 6" for one in course.dots if one.broken)
+    crosses = "".join(
+        f"M{decimal(x(one.at) - 3)} {decimal(y.start - 2)}l6 6m0-6l-6 6" for one in course.dots if one.broken
+    )
     if crosses:
         yield element("path", d=crosses, stroke=BROKEN, stroke_width=1.75, fill="none", class_="broken")
     for mark in course.marks:
@@ -132,7 +134,12 @@ def _drawn(course: Course, x: Scale, y: Scale, limit: int, dot: float) -> Iterat
             yield _triangle(x(here.at), y(here.value), mark, y)
     if measured and measured[-1].value is not None:
         yield element(
-            "circle", cx=x(measured[-1].at), cy=y(measured[-1].value), r=dot, fill=_INK.colour, class_=f"fill {_INK.css}"
+            "circle",
+            cx=x(measured[-1].at),
+            cy=y(measured[-1].value),
+            r=dot,
+            fill=_INK.colour,
+            class_=f"fill {_INK.css}",
         )
 
 
@@ -185,7 +192,11 @@ def _within(value: float, y: Scale) -> float:
 def _triangle(x: float, y: float, mark: Mark, axis: Scale) -> Markup:
     """On the side of the line that the level left."""
     middle = min(y + 8, axis.start + 4) if not mark.up else max(y - 8, 5)
-    path = f"M{decimal(x - 5)} {decimal(middle + 4)}h10l-5-9z" if mark.up else f"M{decimal(x - 5)} {decimal(middle - 4)}h10l-5 9z"
+    path = (
+        f"M{decimal(x - 5)} {decimal(middle + 4)}h10l-5-9z"
+        if mark.up
+        else f"M{decimal(x - 5)} {decimal(middle - 4)}h10l-5 9z"
+    )
     return element("path", d=path, fill=WORSE if mark.worse else BETTER, class_="worse" if mark.worse else "better")
 
 

@@ -18,7 +18,7 @@ from llmbench.results.history import PastRun
 from llmbench.stats.metrics import Metric
 from llmbench.stats.trends import Point, Step, Trend
 
-MOST_ROWS = 400
+MOST_ROWS = 300
 MOST_DETAILS = 120
 """Cases with details; the others are drawn in their row, and are whole in the data that the page carries."""
 _POINTS = 6_000  # of all lines in the rows, and of all in the details

@@ -31,7 +31,9 @@ def history_text(history: History, found: Sequence[Trend], metric: Metric, refer
     groups = step_groups(found, metric)
     parts = ["\n".join(_group(group) for group in groups[:_GROUPS])]
     if len(groups) > _GROUPS:
-        parts.append(f"{count(sum(len(group.steps) for group in groups[_GROUPS:]), 'older or smaller step')}: --json or --html")
+        parts.append(
+            f"{count(sum(len(group.steps) for group in groups[_GROUPS:]), 'older or smaller step')}: --json or --html"
+        )
     parts += [_table(found, metric), _summary(history, found, metric, reference)]
     return printable_lines("\n\n".join(filter(None, parts)))
 
@@ -63,7 +65,15 @@ def name(trend: Trend) -> str:
 def _table(found: Sequence[Trend], metric: Metric) -> str:
     units = {trend.unit for trend in found if trend.unit}
     unit = next(iter(units)) if len(units) == 1 else ""
-    heads = ["state", "case", unit if unit and unit not in ("s", "×") else metric.title, "vs previous", "vs median", "step", "runs"]
+    heads = [
+        "state",
+        "case",
+        unit if unit and unit not in ("s", "×") else metric.title,
+        "vs previous",
+        "vs median",
+        "step",
+        "runs",
+    ]
     rows = [
         [
             f"{(verdict := verdict_of(trend, metric)).symbol} {verdict.word}",

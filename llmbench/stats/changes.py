@@ -17,7 +17,8 @@ SHORTEST = 3
 """Values in a piece: what lasts for fewer is an outlier, not a step."""
 FEWEST = 2 * SHORTEST
 """Values from which on a step can be told."""
-_REACH = 3.0  # noise scales beyond its neighbours' median to which a value is pulled in
+_REACH = 3.0  # noise scales from the median of its neighbours, beyond which a value is an outlier
+_EXACT = 1e-6  # of the spread
 _WINDOW = 2 * SHORTEST - 1  # the median of as many keeps every level that lasts, and no other
 _LAGS = {1: FEWEST, 2: 10, 3: 18}  # and from how many values on: a step hides in few differences only
 _BLOCKS = {3: 30, 5: 50}
@@ -50,9 +51,11 @@ def changes(values: Sequence[float], *, noise: float = 0.0, smallest: float = 0.
     """
     if len(values) < FEWEST:
         return []
-    scale = max(noise, noise_scale(values))
-    if scale == 0:  # values that repeat exactly: every change is one
-        scale = 1e-12 * max(map(abs, values)) or 1.0
+    spread = max(values) / 2 - min(values) / 2
+    if spread == 0:
+        return []
+    # Bytes and losses may repeat exactly; squares of less than a millionth drown in rounding.
+    scale = max(noise, noise_scale(values), _EXACT * spread)
     calm = without_outliers(values, scale)
     cuts = _merged(calm, segments(calm, penalty(len(calm)) * scale**2), smallest)
     return [_change(calm, cuts, place, scale) for place in range(1, len(cuts) - 1)]
@@ -93,13 +96,16 @@ def penalty(count: int) -> float:
 
 
 def without_outliers(values: Sequence[float], scale: float) -> list[float]:
-    """The values, those far from the median of their neighbours pulled in: one strange run is no step."""
+    """The values, those far from the median of their neighbours replaced by it: one strange run is no step.
+
+    The filter of Hampel, with a window in which a level that lasts has the majority at its ends too.
+    """
     last = max(0, len(values) - _WINDOW)
     calm = []
     for index, value in enumerate(values):
         start = min(max(0, index - _WINDOW // 2), last)
         middle = median(values[start : start + _WINDOW])
-        calm.append(min(max(value, middle - _REACH * scale), middle + _REACH * scale))
+        calm.append(value if abs(value - middle) <= _REACH * scale else middle)
     return calm
 
 

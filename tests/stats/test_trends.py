@@ -21,7 +21,11 @@ CASE = factory.planned("gpt-tiny", "compile")
 def speeds(*parts, noise=0.01, seed=3):
     """``(runs, factor)`` after each other; a factor of None: it failed."""
     rng = random.Random(seed)
-    return [None if factor is None else factor * math.exp(rng.gauss(0, noise)) for runs, factor in parts for _ in range(runs)]
+    return [
+        None if factor is None else factor * math.exp(rng.gauss(0, noise))
+        for runs, factor in parts
+        for _ in range(runs)
+    ]
 
 
 def history(path, values, cases=(CASE,), **changes):

@@ -11,6 +11,7 @@ from llmbench.report.format import NOTHING, count, duration, number, percent, sh
 from llmbench.report.verdict import Pill, Verdict, pills
 from llmbench.results.environment import Difference
 from llmbench.results.history import PastRun
+from llmbench.stats.changes import FEWEST
 from llmbench.stats.metrics import Metric
 from llmbench.stats.trends import STATES, Shift, Step, Trend
 
@@ -78,10 +79,10 @@ def verdict_of(trend: Trend, metric: Metric) -> Verdict:
 def headline(found: Sequence[Trend], metric: Metric) -> str:
     """``2 steps down, 1 step up``."""
     worse, better = _amounts(found)
+    if not any(trend.values for trend in found):
+        return "nothing was measured"
     if not worse and not better:
-        if not found:
-            return "nothing was measured"
-        told = [trend for trend in found if trend.state not in ("few", "replaced")]
+        told = [trend for trend in found if len(trend.values) >= FEWEST and trend.state != "replaced"]
         return f"no step in {count(len(told), 'case')}" if told else "too few runs to tell"
     ways = ("down", "up") if metric.higher else ("up", "down")
     parts = [f"{count(amount, 'step')} {way}" for amount, way in zip((worse, better), ways, strict=True) if amount]

@@ -2,11 +2,11 @@
 
     python suites/history_steps.py [--series 1000] [--recorded DIR]
 
-Simulates series of identical code, of several kinds of noise and lengths, and prints the share of them with a step; then
-series with one step in 2 % normal noise, and prints the share in which exactly that step was found, at its run or the one
-beside it. ``--recorded`` reads real runs of identical code from DIR/steps.csv (``run_id, arm, step, wall_ns,
-thread_cpu_ns``; arms A1 and A2), takes the minimum and the median step of each, and prints the steps of each series, and
-of the ratio of both arms.
+Simulates series of identical code, of several kinds of noise and lengths, and prints the share of them with a step;
+then series with one step in 2 % normal noise, and prints the share in which exactly that step was found, at its run or
+the one beside it. ``--recorded`` reads real runs of identical code from DIR/steps.csv (``run_id, arm, step, wall_ns,
+thread_cpu_ns``; arms A1 and A2), takes the minimum and the median step of each, and prints the steps of each series,
+and of the ratio of both arms.
 """
 
 from __future__ import annotations

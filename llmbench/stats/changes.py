@@ -2,7 +2,7 @@
 
 Exact segmentation into pieces of constant mean at a penalty for each change, as optimal partitioning gives it (Jackson
 et al. 2005; Killick, Fearnhead and Eckley 2012), found by functional pruning (Maidstone et al. 2017), here with a least
-length of a piece. Pure Python: numpy and scipy are no dependencies of llmbench, and the libraries that do this need them.
+length of a piece. Pure Python: numpy and scipy are no dependencies of llmbench, and the libraries for this need them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def changes(values: Sequence[float], *, noise: float = 0.0, smallest: float = 0.
 def noise_scale(values: Sequence[float]) -> float:
     """Standard deviation of the noise, whatever the steps: from the median absolute difference of near values.
 
-    The largest of what single values at lags 1 to 3 and means of 3 and of 5 tell: where a run is like the one before it,
+    The largest of what single values at lags 1 to 3 and means of 3 and of 5 tell: where a run is like the one before,
     as on a machine that is busy for days, neighbours alone promise far too little.
     """
     found = [_scale(_differences(values, lag), 1) for lag, fewest in _LAGS.items() if len(values) >= fewest]

@@ -50,9 +50,9 @@ def _step(group: StepGroup) -> list[str]:
         group.symbol,
         group.size + ("" if group.up != group.worse else ", worse" if group.worse else ", better"),
         Markdown(named + more),
-        Markdown(f"{code(group.first.after.id)}, {group.runs_since} runs ago"),
+        Markdown(f"{code(group.first.after.id)}, for {group.runs_since} runs"),
         code(group.commits) if group.commits else "–",
-        in_words(group.changed) or "nothing recorded",
+        in_words(group.changed) or "same environment",
     ]
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from llmbench.report.charts.trend import Course, Dot, Mark, sparkline, trend_chart, values_to_tick
 from llmbench.report.format import NOTHING, half_width, plain, plus_minus, shorten
-from llmbench.report.history.views import change, clock, commit, day, shown, urgency, verdict_of
+from llmbench.report.history.views import change, clock, commit, day, shown, tick, urgency, verdict_of
 from llmbench.report.verdict import Verdict
 from llmbench.results.history import PastRun
 from llmbench.stats.metrics import Metric
@@ -40,7 +40,7 @@ class Row:
 
     Attributes:
         anchor: of its details, None where it has none.
-        step: the newest step, and how many runs ago it came.
+        step: the newest step, and for how many runs it has lasted.
         records: places of its rows in the data, with spaces between.
     """
 
@@ -53,7 +53,7 @@ class Row:
     previous: Cell
     median: Cell
     step: Cell
-    ago: str
+    lasted: str
     chart: Markup
     records: str
 
@@ -99,7 +99,7 @@ def rows(
     made = []
     for trend, places in zip(found[:MOST_ROWS], records, strict=False):
         newest = trend.steps[-1] if trend.steps else None
-        runs_ago = len(trend.points) - newest.index if newest else 0
+        amount_since = len(trend.points) - newest.index if newest else 0
         made.append(
             Row(
                 trend=trend,
@@ -111,7 +111,7 @@ def rows(
                 previous=Cell(change(trend.to_previous), trend.to_previous),
                 median=Cell(change(trend.to_median), trend.to_median),
                 step=Cell(change(newest.size) if newest else "", newest.size if newest else None),
-                ago=f"{runs_ago} runs ago" if newest else "",
+                lasted=f"for {amount_since} runs" if newest else "",
                 chart=sparkline(trend.case, _course(trend, place), amount, limit=limit),
                 records=" ".join(map(str, places)),
             )
@@ -168,7 +168,7 @@ def details(found: Sequence[Trend], metric: Metric, named: Mapping[int, str], li
 def _detail(trend: Trend, metric: Metric, anchor: str, link: Link, told: int, limit: int) -> Detail:
     course = _course(trend, told=told)
     ends = (day(trend.points[0].run.started_at), day(trend.points[-1].run.started_at))
-    ticks = [(value, shown(value, trend.unit)) for value in values_to_tick(course)]
+    ticks = [(value, tick(value, trend.unit)) for value in values_to_tick(course)]
     return Detail(
         anchor=anchor,
         trend=trend,

@@ -47,9 +47,9 @@ def _group(group: StepGroup) -> str:
     cases = ", ".join(name(trend) for trend, _ in group.steps[:_CASES])
     more = f" and {len(group.steps) - _CASES} more" if len(group.steps) > _CASES else ""
     facts = [
-        f"since {group.first.after.id}, {group.runs_since} runs ago",
+        f"since {group.first.after.id}, for {group.runs_since} runs",
         f"commit {group.commits}" if group.commits else "",
-        in_words(group.changed) or "nothing recorded of the environment changed",
+        in_words(group.changed) or "same environment",
     ]
     lines = [f"{group.symbol} {group.size}  {cases}{more}", "; ".join(filter(None, facts))]
     return "\n".join(

@@ -192,6 +192,12 @@ def shown(value: float | None, unit: str) -> str:
     return si(value, digits=4)
 
 
+def tick(value: float, unit: str) -> str:
+    """As ``shown``, without zeros at the end."""
+    digits, space, rest = shown(value, unit).partition(" ")
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + space + rest
+
+
 def commits(step: Step) -> str:
     """``1a2b3c4 → 5d6e7f8``; empty where neither run knows one."""
     before, after = (commit(run) for run in (step.before, step.after))

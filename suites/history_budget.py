@@ -2,10 +2,10 @@
 
     python suites/history_budget.py [--limit 3]
 
-Writes the runs to a temporary folder (records as the store writes them, some 3.7 kB each), starts the command as a user
-does, and prints for each shape the wall time of the table alone and with the page, the CPU time (as long as the wall time
-of an idle machine) and the page's size. Exits with 1 if one of them takes longer than the limit, or a page is larger than
-1.5 MB.
+Writes the runs to a temporary folder (records as the store writes them, some 3.7 kB each), starts the command as a
+user does, and prints for each shape the wall time of the table alone and with the page, the CPU time (as long as the
+wall time of an idle machine) and the page's size. Exits with 1 if one of them takes longer than the limit, or a page is
+larger than 1.5 MB.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
     }
     # Many short processes: they need not compile each module anew.
-    dropped = ("CI", "GITHUB_STEP_SUMMARY", "PYTHONDONTWRITEBYTECODE")
+    dropped = ("CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return kept | changed
 

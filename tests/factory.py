@@ -20,6 +20,7 @@ from llmbench.results.schema import (
     Loss,
     Memory,
     MemorySplit,
+    MemoryTimeline,
     Noise,
     Parameters,
     Parity,
@@ -259,7 +260,25 @@ def ok_record(case: PlannedCase, *, steps: int = 100, noisy: bool = False) -> tu
     )
     if case.world_size > 1:
         record = record.model_copy(update=several(case, mean, sum(times[19:]), rng))
-    return record, Series(loss=curve, step_seconds=times, first_timed_step=20)
+    return record, Series(
+        loss=curve, step_seconds=times, first_timed_step=20, memory=memory_timeline(record, random.Random(case.case))
+    )
+
+
+def memory_timeline(record: Record, rng: random.Random) -> MemoryTimeline:
+    """As the control side samples it: every 0.1 s, thinned; full from the first step on, and a little less between."""
+    assert record.memory is not None
+    assert record.memory.peak_rss_bytes is not None
+    assert record.memory.start_rss_bytes is not None
+    phases, begin = {}, 0.0
+    for name in ("import_", "build", "compile", "warmup", "timed", "evaluate"):
+        phases[name.rstrip("_")] = round(begin, 3)
+        begin += getattr(record.phases, name)
+    amount = min(120, max(12, round(begin * 10)))
+    seconds = [round(begin * index / (amount - 1), 3) for index in range(amount)]
+    low, high = record.memory.start_rss_bytes, record.memory.peak_rss_bytes
+    used = [low if at < phases["compile"] else high - int(rng.random() * (high - low) / 4) for at in seconds]
+    return MemoryTimeline(seconds=seconds, bytes=used, source="resident memory of the process", phases=phases)
 
 
 def compiled(mode: str) -> bool:

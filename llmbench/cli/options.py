@@ -1,8 +1,12 @@
-"""Choices that options offer."""
+"""Choices that options offer, and options that several commands have."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
 class DeviceKind(StrEnum):
@@ -18,3 +22,11 @@ class ProgressKind(StrEnum):
     live = "live"
     plain = "plain"
     none = "none"
+
+
+JunitFile = Annotated[
+    Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML for a CI server to this file.")
+]
+MarkdownFile = Annotated[
+    Path | None, typer.Option("--markdown", metavar="FILE", help="Write Markdown for a comment to this file.")
+]

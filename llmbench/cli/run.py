@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmbench.cli.names import complete_mode, complete_suite, complete_workload
-from llmbench.cli.options import DeviceKind, ProgressKind
+from llmbench.cli.options import DeviceKind, JunitFile, MarkdownFile, ProgressKind
 
 if TYPE_CHECKING:
     from llmbench.launch.session import Session
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from llmbench.suite.cases import Case
 
 CASE_FAILED = 3
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is told of the run beside its report."""
+
+    json: bool
+    junit: Path | None
+    markdown: Path | None
 
 
 def run(
@@ -59,10 +69,13 @@ def run(
         bool, typer.Option("--json", help="Print the run and its records as one JSON document.")
     ] = False,
     progress: Annotated[ProgressKind, typer.Option(help="How to show progress, on stderr.")] = ProgressKind.auto,
+    junit: JunitFile = None,
+    markdown: MarkdownFile = None,
 ) -> None:
     """Train the cases of a suite; record throughput, memory, energy and loss; write a report.
 
     Every case runs in a fresh process. Exit code 0: all cases trained, and trained right; 3: a case did not.
+    In GitHub Actions it annotates what failed, and appends the result to the summary of the step.
 
     Examples:
         llmbench run smoke
@@ -72,11 +85,14 @@ def run(
         llmbench run my-suite.toml --data corpus/ --python ~/venvs/nightly/bin/python --out runs/nightly
 
         llmbench run --resume runs/nightly
+
+        llmbench run ci --junit junit.xml --markdown comment.md
     """
     command = ["llmbench", *sys.argv[1:]]
+    outputs = _outputs(as_json, junit, markdown, plan)
     if resume is not None:
         _only_resume(suite, workload, mode, world_size, data, out, change)
-        raise typer.Exit(_resume(resume, as_json, progress))
+        raise typer.Exit(_resume(resume, outputs, progress))
     python = _interpreter(python)
     cases, file = _cases(python, suite, workload, mode, world_size, change)
     if plan:
@@ -96,7 +112,7 @@ def run(
         out=out or Path("reports", "runs", new_id()),
         command=command,
     )
-    raise typer.Exit(_start(request, as_json, progress))
+    raise typer.Exit(_start(request, outputs, progress))
 
 
 def _cases(
@@ -120,6 +136,16 @@ def _cases(
         file, lookup=known, workloads=workloads, modes=modes, world_sizes=world_sizes, changes=changes or []
     )
     return cases, file
+
+
+def _outputs(as_json: bool, junit: Path | None, markdown: Path | None, plan: bool) -> Outputs:
+    from llmbench.errors import UserError
+    from llmbench.report.outputs.files import check_writable
+
+    if plan and (junit or markdown):
+        raise UserError("--plan runs nothing that --junit or --markdown could tell of", "leave one of them out")
+    check_writable(junit=junit, markdown=markdown)
+    return Outputs(as_json, junit, markdown)
 
 
 def _only_resume(*others: object) -> None:
@@ -160,7 +186,7 @@ def _plan(cases: list[Case], as_json: bool) -> None:
     typer.echo(json.dumps(rows, indent=2) if as_json else plan_table(rows))
 
 
-def _start(request: Any, as_json: bool, kind: ProgressKind) -> int:
+def _start(request: Any, outputs: Outputs, kind: ProgressKind) -> int:
     from llmbench.cli.progress import progress_of
     from llmbench.launch.session import preload, start
     from llmbench.launch.target import Target
@@ -170,10 +196,10 @@ def _start(request: Any, as_json: bool, kind: ProgressKind) -> int:
         session = start(request, target, progress)
         with session:
             code = _execute(session)
-    return _finish(session.folder, code, as_json)
+    return _finish(session.folder, code, outputs)
 
 
-def _resume(path: Path, as_json: bool, kind: ProgressKind) -> int:
+def _resume(path: Path, outputs: Outputs, kind: ProgressKind) -> int:
     from llmbench.cli.progress import progress_of
     from llmbench.launch.session import preload, resume
     from llmbench.launch.target import Target
@@ -189,7 +215,7 @@ def _resume(path: Path, as_json: bool, kind: ProgressKind) -> int:
         session = resume(folder, run_, target, progress)
         with session:
             code = _execute(session)
-    return _finish(session.folder, code, as_json)
+    return _finish(session.folder, code, outputs)
 
 
 def _execute(session: Session) -> int:
@@ -214,14 +240,23 @@ def _execute(session: Session) -> int:
     return CASE_FAILED if broken(records) else 0
 
 
-def _finish(folder: RunFolder, code: int, as_json: bool) -> int:
+def _finish(folder: RunFolder, code: int, outputs: Outputs) -> int:
     from llmbench.cli.peers import peers_table
+    from llmbench.cli.report import tell_damage
     from llmbench.cli.tables import summary
     from llmbench.report import write_run_report
+    from llmbench.report.outputs.github import harmless, on_actions
+    from llmbench.report.run.on_github import tell_github
+    from llmbench.report.run.outputs import write_outputs
+    from llmbench.start import USAGE
+
+    write_outputs([folder], outputs.junit, outputs.markdown)
 
     report = write_run_report(folder)
-    run_, records = folder.read_run(), folder.records()
-    if as_json:
+    run_, records = folder.recorded_run(), [recorded.record for recorded in folder.recorded() if not recorded.damage]
+    if tell_damage(folder):
+        code = code or USAGE
+    if outputs.json:
         document = {
             "run": run_.model_dump(mode="json", by_alias=True),
             "records": [record.model_dump(mode="json", by_alias=True) for record in records],
@@ -231,5 +266,7 @@ def _finish(folder: RunFolder, code: int, as_json: bool) -> int:
         typer.echo(json.dumps(document, indent=2))
     else:
         parts = [peers_table(records), summary(run_, records, folder.path, report)]
-        typer.echo("\n\n".join(filter(None, parts)))
+        text = "\n\n".join(filter(None, parts))
+        typer.echo(harmless(text) if on_actions() else text)
+    tell_github(folder)
     return code

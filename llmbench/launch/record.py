@@ -19,6 +19,7 @@ from llmbench.results.schema import (
     Loss,
     Memory,
     MemorySplit,
+    MemoryTimeline,
     Parameters,
     Parity,
     ParityCheck,
@@ -67,26 +68,36 @@ def refused(record: Record, reason: str) -> Record:
 
 
 def finish(
-    record: Record, case: Case, outcome: Outcome, reference: Mapping[str, Any], hardware: Hardware | None = None
+    record: Record,
+    case: Case,
+    outcome: Outcome,
+    reference: Mapping[str, Any],
+    hardware: Hardware | None = None,
+    memory: MemoryTimeline | None = None,
 ) -> tuple[Record, Series | None]:
-    """The record of a case that has ended, and its series if it trained.
+    """The record of a case that has ended, and its series; of one that failed, its memory over time alone.
 
     Args:
         reference: what ``worker/measure/parity.py`` found for the same training; empty if there is none.
         hardware: what was sampled while the clock ran.
+        memory: what was sampled all the time.
     """
     record = record.model_copy(update={"wall_seconds": outcome.wall_seconds, "status": "ok", "error": None})
     failure = diagnose(case, outcome, case.config["deadline_seconds"])
     if failure:
         status, error = failure
-        return record.model_copy(update={"status": status, "error": error}), None
+        series = Series(loss=[], step_seconds=[], first_timed_step=0, memory=memory) if memory else None
+        return record.model_copy(update={"status": status, "error": error}), series
     assert outcome.result is not None
-    return _measured(record, case, outcome.result, reference, hardware), _series(outcome.result)
+    return _measured(record, case, outcome.result, reference, hardware), _series(outcome.result, memory)
 
 
-def _series(result: dict[str, Any]) -> Series:
+def _series(result: dict[str, Any], memory: MemoryTimeline | None) -> Series:
     return Series(
-        loss=result["losses"], step_seconds=result["step_seconds"], first_timed_step=result["first_timed_step"]
+        loss=result["losses"],
+        step_seconds=result["step_seconds"],
+        first_timed_step=result["first_timed_step"],
+        memory=memory,
     )
 
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import psutil
 import pynvml
@@ -74,13 +74,13 @@ class Sampler:
     ) -> None:
         self._probe: _Probe = _NvmlProbe(uuids) if device == "cuda" else _CpuProbe(sys, proc)
         self._period = period
-        self._window: _Window | None = None
+        self._window: Window[dict[str, float]] | None = None
 
     def start(self) -> None:
         """Begins a window. One that was not stopped is forgotten."""
         self.stop()
         self._probe.begin()
-        self._window = _Window(self._probe.sample, self._period)
+        self._window = Window(self._probe.sample, self._period)
 
     def stop(self) -> Hardware | None:
         """What was sampled since ``start``; None if it was not started."""
@@ -99,11 +99,14 @@ class Sampler:
         )
 
 
-class _Window:
-    """A thread that samples from its creation until it is closed."""
+Sample = TypeVar("Sample")
 
-    def __init__(self, sample: Callable[[], dict[str, float]], period: float) -> None:
-        self.samples: list[dict[str, float]] = []
+
+class Window(Generic[Sample]):
+    """A thread that samples from its creation until it is closed; what is empty is left out."""
+
+    def __init__(self, sample: Callable[[], Sample | None], period: float) -> None:
+        self.samples: list[Sample] = []
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(sample, period), name="sampler", daemon=True)
         self._thread.start()
@@ -114,7 +117,7 @@ class _Window:
         self._thread.join(PATIENCE)
         return not self._thread.is_alive()
 
-    def _run(self, sample: Callable[[], dict[str, float]], period: float) -> None:
+    def _run(self, sample: Callable[[], Sample | None], period: float) -> None:
         while True:
             if found := sample():
                 self.samples.append(found)
@@ -157,7 +160,7 @@ class _NvmlProbe:
         self._devices: list[Any] = []
         try:
             pynvml.nvmlInit()
-            self._devices = _handles(uuids)
+            self._devices = handles(uuids)
         except pynvml.NVMLError as error:
             self._unavailable = [f"NVML: {error}"]
         self.begin()
@@ -188,7 +191,8 @@ class _NvmlProbe:
             return []
 
 
-def _handles(uuids: Sequence[str] | None) -> list[Any]:
+def handles(uuids: Sequence[str] | None) -> list[Any]:
+    """NVML's handles of these devices, of all if None."""
     if uuids is None:
         return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
     # torch leaves the prefix out.

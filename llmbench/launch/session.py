@@ -21,6 +21,7 @@ from llmbench.launch.compiled import CompiledCode
 from llmbench.launch.prepare import BaseError, Data, describe, lora_base, measured_peaks, parity_reference
 from llmbench.launch.sampler import Sampler
 from llmbench.launch.target import Target, log_of
+from llmbench.launch.timeline import MemoryWatch
 from llmbench.results.fingerprint import differences, fingerprint, git_state
 from llmbench.results.redact import command as redacted
 from llmbench.results.schema import BROKEN, FINISHED, Error, Hardware, Record, Run, Series
@@ -84,7 +85,8 @@ class Session:
         self._eager: dict[str, tuple[Record, Series]] = {}
         self._references: dict[str, dict[str, Any]] = {}
         self._gradients = tempfile.TemporaryDirectory(prefix="llmbench-gradients-")
-        self._sampler = Sampler(cast("Literal['cpu', 'cuda']", run.device), _uuids(run))
+        device, uuids = cast("Literal['cpu', 'cuda']", run.device), _uuids(run)
+        self._sampler, self._memory = Sampler(device, uuids), MemoryWatch(device, uuids)
 
     def __enter__(self) -> Session:
         return self
@@ -118,7 +120,11 @@ class Session:
 
     def _in_order(self) -> list[Record]:
         order = {planned.case: number for number, planned in enumerate(self.run.cases)}
-        return sorted(self.folder.records(), key=lambda record: order.get(record.case, len(order)))
+        return sorted(self._recorded(), key=lambda record: order.get(record.case, len(order)))
+
+    def _recorded(self) -> list[Record]:
+        """The valid records: once a run has begun, a line that somebody damages must not end it."""
+        return [recorded.record for recorded in self.folder.recorded() if not recorded.damage]
 
     def _close(self, status: str) -> None:
         self.run = self.run.model_copy(update={"status": status, "finished_at": records.utc_now()})
@@ -161,11 +167,11 @@ class Session:
         self._remember(case, record, series)
 
     def _with_parity(self, case: Case, record: Record, series: Series) -> Record:
-        eager = self._eager.get(_key(case))
+        eager = self._eager.get(_key(case)) if series.loss else None
         return records.with_parity(record, series, *eager) if eager else record
 
     def _remember(self, case: Case, record: Record, series: Series | None) -> None:
-        if case.mode == EAGER and series is not None:
+        if case.mode == EAGER and series is not None and series.loss:
             self._eager[_key(case)] = (record, series)
 
     def _fewer_ranks(self, case: Case) -> Record | None:
@@ -173,7 +179,7 @@ class Session:
         one_process = "+".join(part for part in ingredients(case.mode) if not parallel(part)) or EAGER
         found = [
             record
-            for record in self.folder.records()
+            for record in self._recorded()
             if record.workload == case.workload
             and (record.mode == case.mode or (record.mode == one_process and record.world_size == 1))
         ]
@@ -212,6 +218,7 @@ class Session:
         hardware: list[Hardware] = []
 
         def on_event(event: dict[str, Any]) -> None:
+            self._memory.note(event)
             if event["event"] != "phase":
                 return
             if event["name"] == "timed":
@@ -220,11 +227,13 @@ class Session:
                 hardware.append(found)
             self._progress.phase(event["name"])
 
+        self._memory.begin()
         try:
             outcome = self._target.run(job, log, case.config["deadline_seconds"], on_event)
         finally:
             self._sampler.stop()
-        return records.finish(record, case, outcome, reference, hardware[0] if hardware else None)
+            memory = self._memory.end()
+        return records.finish(record, case, outcome, reference, hardware[0] if hardware else None, memory)
 
     def _measure_compiled(
         self, case: Case, record: Record, log: Path, job: dict[str, Any], reference: dict[str, Any]
@@ -240,7 +249,7 @@ class Session:
         if cold:
             found = {"cold_seconds": cold["seconds"], "cold_at": cold["at"], "warm_seconds": record.phases.compile}
         else:
-            code.remember(record.phases.compile, record.started_at)
+            code.remember(record.phases.compile, record.started_at or records.utc_now())
             self._progress.phase("compile again")
             again = self._target.run(job | {"kind": "compile"}, log, case.config["deadline_seconds"])
             warm = (again.result or {}).get("seconds")

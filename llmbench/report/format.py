@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup, escape
 
+from llmbench.report.untrusted import code_parts
 from llmbench.report.untrusted import printable as printable
 
 NOTHING = "–"
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _SYMBOLS = frozenset({"J", "W", "FLOP"})  # written together with their prefix
-_OPTION = re.compile(r"((?<!\S)--[a-z][a-z-]*(?: [a-z_]+=[^\s,;)]*)?)")
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -31,19 +31,9 @@ def shorten(text: str, longest: int) -> str:
 
 def code_spans(text: str) -> Markup:
     """Escaped text with `backticked` words, and options such as ``--set steps=400``, as ``<code>``."""
-    parts = printable(text).split("`")
-    if len(parts) % 2 == 0:  # an unpaired backtick is just a character
-        parts[-2:] = ["`".join(parts[-2:])]
-    return Markup("").join(_code(part) if index % 2 else _options(part) for index, part in enumerate(parts))
-
-
-def _code(text: str) -> Markup:
-    return Markup("<code>{}</code>").format(text)
-
-
-def _options(text: str) -> Markup:
-    parts = _OPTION.split(text)
-    return Markup("").join(_code(part) if index % 2 else escape(part) for index, part in enumerate(parts))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if is_code else escape(part) for part, is_code in code_parts(text)
+    )
 
 
 def unbroken(text: str) -> Markup:
@@ -58,15 +48,16 @@ def breakable(mode: str) -> Markup:
 
 
 def is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+    """Whether there is a number that a float can hold: not NaN, no infinity, no integer of hundreds of digits."""
+    return value is not None and abs(value) <= sys.float_info.max
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number in ``digits`` significant digits: 0.0123, 4.20, 1230, 1.2e-9."""
     if value is None:
         return NOTHING
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    if not is_finite(value):
+        return "NaN" if value != value else ("∞" if value > 0 else "−∞")
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
@@ -83,7 +74,7 @@ def short(value: float | None, digits: int = 3) -> str:
 
 def si(value: float | None, unit: str = "", digits: int = 3) -> str:
     """A number with a decimal prefix: ``17.2 k tokens/s``, ``3.4 kJ``."""
-    if value is None or not math.isfinite(value):
+    if value is None or not is_finite(value):
         return number(value)
     factor, prefix = next(((f, p) for f, p in _PREFIXES if abs(value) >= f * (1 - 0.5 * 10**-digits)), (1.0, ""))
     unit = prefix + unit if unit in _SYMBOLS else f"{prefix} {unit}".strip()
@@ -97,7 +88,7 @@ def times(ratio: float) -> str:
 
 def size(value: float | None) -> str:
     """Bytes as KiB, MiB, GiB, TiB."""
-    if value is None or not math.isfinite(value):
+    if value is None or not is_finite(value):
         return number(value)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1023.5:
@@ -113,7 +104,7 @@ def amount(value: int | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """Seconds as µs, ms, s, min or h, whichever is read most easily."""
-    if seconds is None or not math.isfinite(seconds):
+    if seconds is None or not is_finite(seconds):
         return number(seconds)
     if seconds == 0:
         return "0 s"
@@ -129,21 +120,21 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
-    if fraction is None or not math.isfinite(fraction):
+    if fraction is None or not is_finite(fraction):
         return number(fraction)
     return f"{number(100 * fraction, digits)} %"
 
 
 def signed(fraction: float | None) -> str:
     """A change in whole percent: ``+12 %``, ``−3 %``, ``±0 %``."""
-    if fraction is None or not math.isfinite(fraction):
+    if fraction is None or not is_finite(fraction):
         return number(fraction)
     return f"{round(100 * fraction):+d} %".replace("+0", "±0").replace("-", "−")
 
 
 def of_limit(value: float | None, limit: float) -> str:
     """What a check found as a share of its limit, ``18 %``; beyond the limit how many times it: ``8.3×``."""
-    if value is None or not math.isfinite(value) or not limit or not math.isfinite(value / limit):
+    if value is None or not is_finite(value) or not limit or not is_finite(value / limit):
         return number(value)
     share = value / limit
     return percent(share) if share <= 1 else f"{number(share, 2)}×"
@@ -151,7 +142,7 @@ def of_limit(value: float | None, limit: float) -> str:
 
 def half_width(value: float | None, interval: Sequence[float] | None) -> float | None:
     """Half the interval, as a fraction of the value; None where either is missing or means nothing."""
-    if value is None or interval is None or not value or not all(map(math.isfinite, (value, *interval))):
+    if value is None or interval is None or not value or not all(map(is_finite, (value, *interval))):
         return None
     return abs(interval[1] - interval[0]) / 2 / abs(value)
 
@@ -171,7 +162,10 @@ def moment(text: str | None) -> datetime | None:
 
 def timestamp(text: str | None) -> str:
     time = moment(text)
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if time else (text or NOTHING)
+    try:
+        return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if time else (text or NOTHING)
+    except OverflowError:  # at the ends of the calendar
+        return text or NOTHING
 
 
 def count(amount: int, one: str, many: str | None = None) -> str:

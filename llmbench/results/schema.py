@@ -240,8 +240,8 @@ class Record(Part):
     device: str
     status: Status
     error: Error | None = None
-    started_at: str = Field(description="ISO 8601, UTC")
-    wall_seconds: float = Field(description="from asking for the process to its end")
+    started_at: str | None = Field(None, description="ISO 8601, UTC")
+    wall_seconds: float | None = Field(None, description="from asking for the process to its end")
     config: dict[str, Any] = Field(description="all that was resolved: batch, sequence length, size, optimizer, seed …")
     parameters: Parameters | None = None
     throughput: Throughput | None = None
@@ -274,14 +274,24 @@ class Record(Part):
     log: str | None = Field(None, description="file of the worker's stderr, relative to the run")
 
 
+class MemoryTimeline(Part):
+    """Memory over the life of a case, sampled from outside, thinned; every peak is kept."""
+
+    seconds: list[float] = Field(description="since the process was asked for")
+    bytes: list[int] = Field(description="in use at that time")
+    source: str = Field(description="what was read, and of which processes or device")
+    phases: dict[str, float] = Field({}, description="seconds at which each phase began, in order")
+
+
 class Series(Part):
-    """Step times and loss curve of one case."""
+    """Step times and loss curve of one case, empty if it did not train, and its memory over time."""
 
     loss: list[float | None] = Field(description="of every training step, from step 0")
     step_seconds: list[float] = Field(
         description="of every step but the first (which is phase compile), extra ones of the timed window included"
     )
     first_timed_step: int = Field(description="index into loss of the first step of the timed window")
+    memory: MemoryTimeline | None = None
 
 
 class Git(Part):

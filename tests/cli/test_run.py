@@ -15,6 +15,7 @@ import pytest
 
 from llmbench.launch.target import patience
 from llmbench.results.schema import json_schema
+from llmbench.results.store import RunFolder
 from tests.conftest import QUICK, Command, records_of
 
 
@@ -73,6 +74,23 @@ def test_a_run_leaves_valid_records_series_and_a_report(done: Done) -> None:
     assert "[1/2] PASS    regression-linear/eager/ws1" in done.said.stderr
     assert "[1/2]" not in done.said.stdout
     assert "\x1b" not in done.said.stderr + done.said.stdout
+
+
+def test_memory_is_recorded_from_the_first_phase_to_the_last(done: Done) -> None:
+    for record in records_of(done.out).values():
+        series = RunFolder(done.out).read_series(record)
+        assert series is not None
+        found = series.memory
+        assert found is not None
+        assert list(found.phases) == ["import", "build", "compile", "warmup", "timed", "evaluate"]
+        assert list(found.phases.values()) == sorted(found.phases.values())
+        assert found.seconds == sorted(found.seconds)
+        assert len(found.seconds) == len(found.bytes) <= 120
+        # One sample at least as each phase begins, and nothing after the case.
+        assert len(found.seconds) >= len(found.phases)
+        assert found.seconds[-1] <= record.wall_seconds + 0.1
+        assert record.memory.start_rss_bytes / 2 < max(found.bytes) < 2 * record.memory.peak_rss_bytes
+    assert "Memory over time" in (done.out / "report.html").read_text()
 
 
 def test_gpt_prints_its_perplexity_beside_that_of_the_word_frequencies(done: Done) -> None:

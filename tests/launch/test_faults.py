@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from llmbench.results.store import RunFolder
 from tests.conftest import ENDLESS, Command, records_of, wait_for, worker_of
 
 BAD = "regression-mlp/eager/ws1"
@@ -61,6 +62,13 @@ def test_out_of_memory_in_python(llmbench: Command, suite: Callable[..., Path], 
     assert records[BAD].status == "oom"
     assert "micro_batch_size=500000" in (records[BAD].error.hint or "")
     assert records[GOOD].status == "ok"
+    # What it took, and when, is the first question.
+    series = RunFolder(tmp_path / "r").read_series(records[BAD])
+    assert series is not None
+    assert series.memory is not None
+    assert series.loss == []
+    assert "build" in series.memory.phases
+    assert "Memory of regression-mlp/eager/ws1" in (tmp_path / "r" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.slow)])

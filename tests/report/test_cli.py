@@ -1,3 +1,5 @@
+from xml.etree import ElementTree
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -68,6 +70,27 @@ def test_a_page_of_another_day_is_replaced(run):
     assert "bert-tiny/eager/ws1" in run.report.read_text(encoding="utf-8")
 
 
+def test_assets_can_lie_beside_the_page(run, tmp_path):
+    assert call(run.path, "--assets", "split").stdout == f"{run.report}\n"
+    assert run.report.with_suffix(".css").exists()
+    assert run.report.with_suffix(".js").exists()
+    assert '<link rel="stylesheet" href="report.css">' in run.report.read_text(encoding="utf-8")
+    call(run.path, "--assets", "split", "--out", tmp_path / "for-jenkins.html")
+    assert sorted(path.name for path in tmp_path.glob("for-jenkins.*")) == [
+        f"for-jenkins.{end}" for end in ("css", "html", "js")
+    ]
+
+
+def test_a_page_has_not_the_name_of_its_own_style(run, tmp_path):
+    error = call(run.path, "--assets", "split", "--out", tmp_path / "report.css").exception
+    assert isinstance(error, UserError)
+    assert "beside the page" in error.message
+
+
+def test_unknown_assets_are_the_users_fault(run):
+    assert call(run.path, "--assets", "zip").exit_code == 2
+
+
 MICRO = '{"benchmarks": [{"name": "test_matmul", "stats": {"median": 0.25}}]}'
 
 
@@ -106,6 +129,15 @@ def test_the_page_never_takes_the_place_of_its_file(tmp_path, monkeypatch, out):
     assert path.read_text(encoding="utf-8") == MICRO
 
 
+def test_the_style_beside_a_page_never_takes_the_place_of_its_file(tmp_path):
+    path = tmp_path / "micro.css"
+    path.write_text(MICRO, encoding="utf-8")
+    error = call(path, "--assets", "split").exception
+    assert isinstance(error, UserError)
+    assert "would overwrite" in error.message
+    assert path.read_text(encoding="utf-8") == MICRO
+
+
 def test_what_is_not_there_is_named(tmp_path):
     error = call(tmp_path / "gone.json").exception
     assert isinstance(error, UserError)
@@ -118,3 +150,33 @@ def test_a_file_that_is_neither_ends_the_command_with_2_and_no_traceback(llmbenc
     assert done.returncode == 2
     assert f"{run.path}/run.json is not a JSON file of pytest-benchmark" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_several_runs_stand_in_one_junit_and_one_markdown_file(run, tmp_path):
+    other = factory.ladder_run(tmp_path / "r2")
+    junit, markdown = tmp_path / "all.xml", tmp_path / "all.md"
+    result = call(run.path, other.path, "--junit", junit, "--markdown", markdown)
+    assert result.exit_code == 0, result.exception
+    assert result.stdout.split() == [str(run.report), str(other.report)]
+    suites = ElementTree.parse(junit).getroot().findall("testsuite")
+    assert [(suite.get("name"), suite.get("tests")) for suite in suites] == [("smoke", "1"), ("ladder", "12")]
+    heads = [line for line in markdown.read_text(encoding="utf-8").splitlines() if line.startswith("### ")]
+    assert heads == [
+        "### ✓ smoke on node-17: 1 passed",
+        "### ✖ ladder on node-17: 1 out of memory, 1 invalid, 1 skipped, 9 passed",
+    ]
+
+
+@pytest.mark.parametrize("option", ["--junit", "--markdown"])
+def test_an_output_that_cannot_be_written_is_refused_before_any_page_is(run, tmp_path, option):
+    error = call(run.path, option, tmp_path / "no" / "folder").exception
+    assert isinstance(error, UserError)
+    assert option in error.message
+    assert not run.report.exists()
+
+
+def test_a_file_of_pytest_benchmark_is_no_run_that_junit_could_tell_of(micro, tmp_path):
+    error = call(micro, "--junit", tmp_path / "x.xml").exception
+    assert isinstance(error, UserError)
+    assert str(micro) in error.message
+    assert not (tmp_path / "x.xml").exists()

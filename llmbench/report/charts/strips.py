@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 from markupsafe import Markup
 
@@ -19,36 +21,44 @@ _RAMP = ("#d6e6f7", "#b3d0ee", "#86b4e2", "#5795d3", "#2f74bd", "#1a5699")
 def phases(title: str, parts: Sequence[tuple[str, float]], *, width: int = 430) -> Markup:
     """One bar cut into the phases of a case; those too short for their name are named by the table beside it."""
     parts = [(name, seconds if math.isfinite(seconds) else 0.0) for name, seconds in parts]
-    total = sum(seconds for _, seconds in parts) or 1.0
-    scale = Scale(0, total, 0, width)
-    drawn, start = [], 0.0
-    for index, (name, seconds) in enumerate(parts):
-        left, right = scale(start), scale(start + seconds)
-        start += seconds
-        drawn.append(
-            element(
-                "rect",
-                x=left,
-                y=2,
-                width=max(0.5, right - left - 1),
-                height=26,
-                fill=_RAMP[index % 6],
-                class_=f"p{index % 6}",
-            )
+    ends = list(accumulate(seconds for _, seconds in parts))
+    scale = Scale(0, ends[-1] if ends and ends[-1] else 1.0, 0, width)
+    bands = [Band(name, scale(end - seconds), scale(end)) for (name, seconds), end in zip(parts, ends, strict=True)]
+    said = "; ".join(f"{name}: {duration(seconds)}" for name, seconds in parts)
+    return chart(width, 30, title, said, *strip(bands, 2, 26))
+
+
+@dataclass(frozen=True)
+class Band:
+    """A phase, from one pixel to another."""
+
+    name: str
+    left: float
+    right: float
+
+
+def strip(bands: Sequence[Band], top: float, tall: float) -> Iterator[Markup]:
+    """Phases side by side, with the names that fit."""
+    for index, band in enumerate(bands):
+        shade = f"p{index % 6}"
+        yield element(
+            "rect",
+            x=band.left,
+            y=top,
+            width=max(0.5, band.right - band.left - 1),
+            height=tall,
+            fill=_RAMP[index % 6],
+            class_=shade,
         )
-        if text_width(name) < right - left - 6:
-            dark = index % 6 >= 3
-            drawn.append(
-                element(
-                    "text",
-                    name,
-                    x=left + 5,
-                    y=19,
-                    fill="#ffffff" if dark else None,
-                    class_=f"p{index % 6}-text",
-                )
+        if text_width(band.name) < band.right - band.left - 6:
+            yield element(
+                "text",
+                band.name,
+                x=band.left + 5,
+                y=top + tall / 2 + 4,
+                fill="#ffffff" if index % 6 >= 3 else None,
+                class_=f"{shade}-text",
             )
-    return chart(width, 30, title, "; ".join(f"{name}: {duration(seconds)}" for name, seconds in parts), *drawn)
 
 
 def histogram(title: str, seconds: Sequence[float], ink: Ink, *, width: int = 430, tall: int = 130) -> Markup | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmbench.report.columns import compact, pack
 from llmbench.report.format import count
 from llmbench.report.history import views
 from llmbench.report.history.document import history_document
@@ -15,6 +15,8 @@ from llmbench.report.page import render
 from llmbench.results.history import History
 from llmbench.stats.metrics import Metric
 from llmbench.stats.trends import Trend
+
+_COLUMNS = ("runs", "records")
 
 
 def history_page(
@@ -40,9 +42,9 @@ def history_page(
     units = sorted({trend.unit for trend in found if trend.unit})
     return render(
         "history.html.j2",
-        json.dumps(document, ensure_ascii=False, separators=(",", ":")),
+        compact(document | {name: pack(document[name]) for name in _COLUMNS}),
         styles=["history"],
-        packed=True,
+        columns=_COLUMNS,
         title=f"History: {headline(found, metric)}",
         subtitle=metric.title + (f" over {reference}" if reference else ""),
         meta=_meta(history, found),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,8 @@ from llmbench.stats.trends import Point, Shift, Step, Trend
 def history_document(history: History, found: Sequence[Trend], metric: Metric, reference: str | None) -> dict[str, Any]:
     """Trends with their steps, and under ``records`` a row for each case of each run, the oldest run first.
 
-    ``trends[i]["records"]`` are the places of its rows. Numbers have 7 digits that matter.
+    ``trends[i]["records"]`` are the places of its rows. Numbers have 6 digits that matter.
     """
-    # By run: what the rows of a run share compresses only where they stand together.
     ordered = sorted(
         ((point, trend, number) for number, trend in enumerate(found) for point in trend.points),
         key=lambda one: (one[0].run.started_at, one[0].run.id),
@@ -60,9 +60,9 @@ def _trend(trend: Trend, numbers: list[int]) -> dict[str, Any]:
         "machine": trend.machine,
         "unit": trend.unit,
         "state": trend.state,
-        "latest": trend.latest,
-        "to_previous": trend.to_previous,
-        "to_median": trend.to_median,
+        "latest": _rounded(trend.latest),
+        "to_previous": _rounded(trend.to_previous),
+        "to_median": _rounded(trend.to_median),
         "steps": [_step(step) for step in trend.steps],
         "environment_changes": [_shift(shift) for shift in trend.shifts],
         "records": numbers,
@@ -72,8 +72,8 @@ def _trend(trend: Trend, numbers: list[int]) -> dict[str, Any]:
 def _step(step: Step) -> dict[str, Any]:
     return {
         "index": step.index,
-        "size": step.size,
-        "interval": list(step.interval),
+        "size": _rounded(step.size),
+        "interval": [_rounded(end) for end in step.interval],
         "worse": step.worse,
         "before": step.before.id,
         "after": step.after.id,
@@ -108,4 +108,4 @@ def _row(trend: Trend, point: Point, shared: Mapping[str, Any]) -> dict[str, Any
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.7g}")
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None

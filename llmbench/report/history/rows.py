@@ -22,8 +22,8 @@ MOST_ROWS = 300
 MOST_DETAILS = 120
 """Cases with details; the others are drawn in their row, and are whole in the data that the page carries."""
 _POINTS = 6_000  # of all lines in the rows, and of all in the details
-_TOLD = 1_600  # runs with a text of their own, in all charts together
-_LAST = 8  # runs in the table of a case
+_TOLD = 1_200  # runs with a text of their own, in all charts together
+_LAST = 6  # runs in the table of a case
 
 Link = Callable[[PastRun], str | None]
 

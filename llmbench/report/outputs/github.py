@@ -27,6 +27,10 @@ def on_actions() -> bool:
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
+def has_summary() -> bool:
+    return bool(os.environ.get("GITHUB_STEP_SUMMARY"))
+
+
 def command(level: Level, message: str, title: str) -> str:
     """A workflow command. As in GitHub's toolkit, what would end a property or the line is escaped, ``%`` first."""
     return f"::{level} title={_escaped(title).replace(':', '%3A').replace(',', '%2C')}::{_escaped(message)}"

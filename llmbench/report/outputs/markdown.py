@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-from llmbench.report.untrusted import printable
+from llmbench.report.untrusted import code_parts, printable
 
 LIMIT = 64 * 1024
 """Bytes of one of our documents: as much as a comment on GitHub holds."""
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>~$&])")
-_AT_THE_BEGINNING = re.compile(r"^(?:([#+=-])|(\d+)([.)]))")
+_AT_THE_BEGINNING = re.compile(r"^(?:([#+=-])|(\d+)([.)])(?=\s|$))")
 # GitHub would tell a person, or link an issue, a commit or an address, that has nothing to do with this.
 _REFERENCE = re.compile(r"(?<=[@#])(?=\w)|(?<=\bGH-)(?=\d)|(?<=:)(?=//)|(?<=\bwww)(?=\.)", re.IGNORECASE)
 _NOTHING = "<!-- -->"
@@ -24,9 +24,9 @@ class Markdown(str):
 
 def text(value: str) -> Markdown:
     """Plain text on one line: nothing in it is Markdown or HTML, becomes a link, or names a person or an issue."""
-    line = _SPECIAL.sub(r"\\\1", _one_line(value))
-    line = _AT_THE_BEGINNING.sub(lambda match: f"{match[2] or ''}\\{match[1] or match[3]}", line)
-    return Markdown(_REFERENCE.sub(_NOTHING, line))
+    return Markdown(
+        _AT_THE_BEGINNING.sub(lambda match: f"{match[2] or ''}\\{match[1] or match[3]}", _inner(_one_line(value)))
+    )
 
 
 def code(value: str) -> Markdown:
@@ -37,6 +37,12 @@ def code(value: str) -> Markdown:
     fence = _fence(line, 1)
     space = " " if line.startswith("`") or line.endswith("`") else ""
     return Markdown(f"{fence}{space}{line}{space}{fence}" if line else "")
+
+
+def spans(value: str) -> Markdown:
+    """Plain text on one line, with `backticked` words, and options such as ``--set steps=400``, as code."""
+    parts = code_parts(" ".join(value.split()))
+    return Markdown("".join(code(part) if is_code else _inner(part) for part, is_code in parts))
 
 
 def block(value: str, language: str = "") -> Markdown:
@@ -118,6 +124,11 @@ def _cell(cell: str) -> str:
 
 def _one_line(value: str) -> str:
     return printable(" ".join(value.split()))
+
+
+def _inner(line: str) -> str:
+    """A part of a line, with its spaces."""
+    return _REFERENCE.sub(_NOTHING, _SPECIAL.sub(r"\\\1", line))
 
 
 def _fence(value: str, least: int) -> str:

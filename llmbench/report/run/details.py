@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from llmbench.report.charts.strips import histogram, phases
+from llmbench.report.charts.timeline import timeline
 from llmbench.report.format import duration, shorten, si, times
 from llmbench.report.run.cases import CaseView
+from llmbench.report.run.delta import deltas
 from llmbench.report.run.measured import measured
-from llmbench.report.run.section import Section
+from llmbench.report.run.section import Facts, Section
 from llmbench.report.run.speedup import Speedup
 from llmbench.report.run.summary import explain
 from llmbench.report.run.training import trained
@@ -24,7 +26,11 @@ MOST_CHARTED = 24
 
 @dataclass(frozen=True)
 class Detail:
-    """What is known of one case."""
+    """What is known of one case.
+
+    Attributes:
+        delta: how it differs from the eager case beside its mode; None without one to hold it against, or charts.
+    """
 
     case: CaseView
     summary: str
@@ -33,7 +39,9 @@ class Detail:
     message: str | None
     place: str | None
     phases: Markup | None
+    memory: Markup | None
     steps: Markup | None
+    delta: Facts | None
     phase_times: list[tuple[str, str]]
     measured: list[Section]
     trained: list[Section]
@@ -43,11 +51,18 @@ def details(cases: Sequence[CaseView], drawn: Sequence[CaseView], ratios: Mappin
     """Of all these cases; ``drawn`` are those of the panels."""
     charted = {case.id for case in (cases if len(cases) <= MOST_CHARTED else drawn)}
     charted |= {case.id for case in cases if case.verdict.tone == "bad"}
-    return [_detail(case, ratios.get(case.id), charts=case.id in charted) for case in cases]
+    differing, capacity = deltas(cases), _capacity(cases)
+    return [
+        _detail(case, ratios.get(case.id), differing.get(case.id), capacity, charts=case.id in charted)
+        for case in cases
+    ]
 
 
-def _detail(case: CaseView, ratio: Speedup | None, *, charts: bool) -> Detail:
+def _detail(
+    case: CaseView, ratio: Speedup | None, delta: Facts | None, capacity: int | None, *, charts: bool
+) -> Detail:
     record = case.record
+    memory = _timeline(case, capacity) if charts else None
     cause, hint = explain(case) if case.verdict.key != "ok" else (None, None)
     spent = _phase_times(record)
     return Detail(
@@ -57,8 +72,11 @@ def _detail(case: CaseView, ratio: Speedup | None, *, charts: bool) -> Detail:
         hint=hint,
         message=_message(record, cause),
         place=_place(record),
-        phases=phases(f"Phases of {case.id}", spent) if spent and charts else None,
+        # The memory over time shows the phases too.
+        phases=phases(f"Phases of {case.id}", spent) if spent and charts and not memory else None,
+        memory=memory,
         steps=_histogram(case) if charts else None,
+        delta=delta if charts else None,
         phase_times=[(name, duration(seconds)) for name, seconds in spent],
         measured=measured(case, record, ratio) if record else [],
         trained=trained(case, record) if record else [],
@@ -100,6 +118,18 @@ def _phase_times(record: Record | None) -> list[tuple[str, float]]:
         ("evaluate", phase.evaluate),
     ]
     return [(name, seconds) for name, seconds in named if math.isfinite(seconds) and seconds >= 0]
+
+
+def _capacity(cases: Sequence[CaseView]) -> int | None:
+    """The memory that there is: a run is of one device, and a case that failed has not told it."""
+    known = (case.record.memory.capacity_bytes for case in cases if case.record and case.record.memory)
+    return next((found for found in known if found is not None), None)
+
+
+def _timeline(case: CaseView, capacity: int | None) -> Markup | None:
+    memory = case.record.memory if case.record else None
+    limit = memory.capacity_bytes if memory and memory.capacity_bytes is not None else capacity
+    return timeline(f"Memory of {case.id}", case.timeline, case.column.ink, limit) if case.timeline else None
 
 
 def _histogram(case: CaseView) -> Markup | None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from llmbench.report.outputs.markdown import Markdown, block, capped, code, details, table, text
+from llmbench.report.outputs.markdown import Markdown, block, capped, code, details, spans, table, text
 
 HOSTILE = [
     "a|b",
@@ -120,3 +120,9 @@ def test_what_does_not_fit_is_cut_at_a_line_and_closed(limit: int) -> None:
     rendered = reader(cut)
     assert rendered.count("<details>") == rendered.count("</details>")
     assert rendered.rstrip().endswith("bytes.</em></p>")
+
+
+def test_backticked_words_and_options_are_code_and_the_rest_is_plain() -> None:
+    assert spans("use `a|b` or --set steps=400, *not* `this") == (
+        r"use <code>a&#124;b</code> or `--set steps=400`, \*not\* \`this"
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -591,3 +592,90 @@ def _candidate(case: PlannedCase) -> tuple[Record, Series | None]:
     if case.case == "lora-tiny/compile+bf16/ws1":
         record.throughput = None
     return record, series
+
+
+def night(number: int, **changes: Any) -> Run:
+    """The run of one night, without its cases: an id, a time and a commit of its own."""
+    started_at = datetime(2026, 8, 1, 2, 0, tzinfo=UTC) + timedelta(days=number)
+    values: dict[str, Any] = {
+        "id": f"{started_at:%Y%m%d-%H%M%S}-{number:04x}",
+        "started_at": started_at.isoformat(),
+        "finished_at": (started_at + timedelta(minutes=3)).isoformat(),
+        "git": Git(commit=f"{random.Random(number).getrandbits(160):040x}", dirty=False),
+    }
+    return make_run([], **(values | changes))
+
+
+def measured(case: PlannedCase, factor: float, *, half_width: float = 0.01) -> Record:
+    """A case that trained right, ``factor`` times as fast as ``ok_record`` has it."""
+    record, _ = ok_record(case)
+    assert record.throughput is not None
+    assert record.step_seconds is not None
+    value = record.throughput.value * factor
+    interval = (value * (1 - half_width), value * (1 + half_width))
+    median = record.step_seconds.median / factor
+    return record.model_copy(
+        update={
+            "throughput": record.throughput.model_copy(update={"value": value, "ci95": interval}),
+            "step_seconds": record.step_seconds.model_copy(update={"median": median}),
+        }
+    )
+
+
+def nights(
+    path: Path,
+    amount: int,
+    cases: Sequence[PlannedCase],
+    factor: Callable[[int, PlannedCase], float | None],
+    **changes: Callable[[int], Any],
+) -> list[RunFolder]:
+    """A run for each night, in ``path/YYYY-MM/ID``.
+
+    Args:
+        factor: how fast a case is in a night, over ``ok_record``; None: it ran out of memory.
+        changes: fields of ``run.json`` by night, e.g. ``environment``.
+    """
+    folders = []
+    for number in range(amount):
+        run = night(number, **{name: value(number) for name, value in changes.items()})
+        folder = RunFolder.create(path / run.started_at[:7] / run.id, run.model_copy(update={"cases": list(cases)}))
+        for case in cases:
+            speed = factor(number, case)
+            folder.append(broken_record(case, "oom", OUT_OF_MEMORY) if speed is None else measured(case, speed))
+        folders.append(folder)
+    return folders
+
+
+def torch_at(version: str, **host: Any) -> dict[str, Any]:
+    """The environment with another torch, or another host."""
+    torch = ENVIRONMENT["torch"] | {"version": version}
+    return ENVIRONMENT | {"torch": torch, "host": ENVIRONMENT["host"] | host}
+
+
+def eventful_history(path: Path, amount: int = 40) -> list[RunFolder]:
+    """16 cases: two step down, one up, one has a strange night, one fails by now, one did for some nights."""
+    cases = [planned(workload, mode) for workload in WORKLOADS for mode in MODES]
+    rng = random.Random(7)
+
+    def factor(number: int, case: PlannedCase) -> float | None:
+        share = number / amount
+        speed = math.exp(rng.gauss(0, 0.012))
+        match case.case:
+            case "gpt-tiny/compile+bf16/ws1" if share >= 0.6:
+                speed *= 0.92
+            case "bert-tiny/eager/ws1" if share >= 0.9:
+                speed *= 0.87
+            case "lora-tiny/compile/ws1" if share >= 0.45:
+                speed *= 1.18
+            case "bert-tiny/bf16/ws1" if number == amount // 2:
+                speed *= 0.6
+            case "regression-linear/bf16/ws1" if number == amount - 1:
+                return None
+            case "gpt-tiny/bf16/ws1" if 0.3 <= share < 0.4:
+                return None
+        return speed
+
+    def environment(number: int) -> dict[str, Any]:
+        return torch_at("2.13.0+cpu" if number >= 0.6 * amount else "2.12.1+cpu", kernel=f"6.12.{number // 15}")
+
+    return nights(path, amount, cases, factor, environment=environment, suite=lambda _: "nightly")

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from llmbench import __version__
 from llmbench.cli.compare import compare
 from llmbench.cli.doctor import doctor
+from llmbench.cli.history import history
 from llmbench.cli.list import list_
 from llmbench.cli.report import report
 from llmbench.cli.run import run
@@ -45,6 +46,7 @@ app.command()(doctor)
 app.command()(run)
 app.command()(report)
 app.command()(compare)
+app.command()(history)
 app.command("list")(list_)
 
 

@@ -4,7 +4,7 @@ A column stands for one value of each of ``n`` records, in one of these forms (`
 
 - ``{"same": value}``: all equal.
 - ``{"each": [value, …]}``: one by one.
-- ``{"kinds": [value, …], "of": "0010…"}``: few different ones; a digit of base 36 for each record chooses.
+- ``{"kinds": [value, …], "of": "0010…"}``: few different ones; one digit of base 36 for each record chooses, or two.
 - ``{"keys": {name: column, …}}``: all are objects; a column for each of their names.
 - ``{"lengths": column, "items": column}``: all are lists; the second column goes through the items of all of them.
 - ``{"there": "+n-…", "of": column}``: ``+`` has a value in the column, ``n`` is null, ``-`` has not even the name.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -35,15 +36,14 @@ def compact(value: object) -> str:
 def _column(values: Sequence[Any]) -> Column:
     if any(value is None or value is _ABSENT for value in values):
         return _with_holes(values)
-    texts = [compact(value) for value in values]
-    if len(set(texts)) == 1:
+    if _same(values):
         return {"same": values[0]}
     if all(isinstance(value, dict) for value in values):
         return {"keys": {name: _column([value.get(name, _ABSENT) for value in values]) for name in _names(values)}}
     if all(isinstance(value, list) for value in values):
         items = [item for value in values for item in value]
         return {"lengths": _column([len(value) for value in values]), "items": _column(items)}
-    return _scalars(values, texts)
+    return _scalars(values)
 
 
 def _with_holes(values: Sequence[Any]) -> Column:
@@ -53,12 +53,28 @@ def _with_holes(values: Sequence[Any]) -> Column:
     return {"there": there, "of": _column([value for value in values if value is not None and value is not _ABSENT])}
 
 
-def _scalars(values: Sequence[Any], texts: Sequence[str]) -> Column:
-    kinds = dict(zip(texts, values, strict=True))
-    if len(kinds) > len(_DIGITS) or len(kinds) > len(values) / 2:
+def _same(values: Sequence[Any]) -> bool:
+    # True equals 1, and 1.0 too: only what is equal in this sense must be looked at closely.
+    if any(value != values[0] for value in values):
+        return False
+    return len({compact(value) for value in values}) == 1
+
+
+def _scalars(values: Sequence[Any]) -> Column:
+    keys = [_key(value) for value in values]
+    kinds = dict(zip(keys, values, strict=True))
+    if len(kinds) > len(_DIGITS) ** 2 or len(kinds) > len(values) / 2:
         return {"each": list(values)}
-    digits = dict(zip(kinds, _DIGITS, strict=False))
-    return {"kinds": list(kinds.values()), "of": "".join(digits[text] for text in texts)}
+    if len(kinds) <= len(_DIGITS):
+        codes = dict(zip(kinds, _DIGITS, strict=False))
+    else:
+        codes = dict(zip(kinds, map("".join, product(_DIGITS, repeat=2)), strict=False))
+    return {"kinds": list(kinds.values()), "of": "".join(codes[key] for key in keys)}
+
+
+def _key(value: Any) -> object:
+    """The same for values that JSON writes alike."""
+    return compact(value) if isinstance(value, dict | list | float) else (type(value), value)
 
 
 def _names(objects: Iterable[dict[str, Any]]) -> list[str]:

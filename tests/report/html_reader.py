@@ -18,7 +18,8 @@ def read_column(column: dict[str, Any], n: int) -> list[Any]:
         case {"each": values}:
             return list(values)
         case {"kinds": kinds, "of": digits}:
-            return [kinds[int(digit, 36)] for digit in digits]
+            wide = len(digits) // n
+            return [kinds[int(digits[at : at + wide], 36)] for at in range(0, n * wide, wide)]
         case {"there": marks, "of": inner}:
             values = iter(read_column(inner, marks.count("+")))
             return [next(values) if mark == "+" else {"n": None, "-": "absent"}[mark] for mark in marks]

@@ -12,6 +12,8 @@ from llmbench.report.columns import compact, pack
 from tests import factory
 from tests.report.html_reader import read_column
 
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
 )
@@ -43,6 +45,8 @@ def test_loses_nothing(values):
         ([1, True], {"each": [1, True]}),
         ([1, 2, 3], {"each": [1, 2, 3]}),
         (["a", "b", "a", "b"], {"kinds": ["a", "b"], "of": "0101"}),
+        ([*range(37)] * 2, {"kinds": [*range(37)], "of": 2 * ("".join(f"0{digit}" for digit in DIGITS) + "10")}),
+        ([1.0, 1, True, 1.0] * 2, {"kinds": [1.0, 1, True], "of": "01200120"}),
         ([{"a": 1}, {"a": 2}], {"keys": {"a": {"each": [1, 2]}}}),
         ([{"a": 1}, {"a": None}, {}], {"keys": {"a": {"there": "+n-", "of": {"same": 1}}}}),
         ([[1], [2, 3]], {"lengths": {"each": [1, 2]}, "items": {"each": [1, 2, 3]}}),

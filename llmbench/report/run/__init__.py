@@ -90,5 +90,3 @@ def write_run_report(folder: RunFolder) -> Path:
     """
     write_page(folder.report, run_page(folder))
     return folder.report
-
-

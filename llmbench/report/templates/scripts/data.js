@@ -3,7 +3,10 @@
 const columnReaders = {
   same: ({ same }, n) => Array(n).fill(same),
   each: ({ each }) => each,
-  kinds: ({ kinds, of }) => [...of].map((digit) => kinds[parseInt(digit, 36)]),
+  kinds: ({ kinds, of }, n) => {
+    const digits = of.length / n;
+    return Array.from({ length: n }, (_, at) => kinds[parseInt(of.slice(at * digits, (at + 1) * digits), 36)]);
+  },
   there: ({ there, of }) => {
     const values = readColumn(of, there.split("+").length - 1);
     let next = 0;

@@ -14,6 +14,7 @@ from llmbench.cli.doctor import doctor
 from llmbench.cli.list import list_
 from llmbench.cli.report import report
 from llmbench.cli.run import run
+from llmbench.cli.scan import scan
 from llmbench.start import INTERRUPTED, complain
 
 
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command()(doctor)
 app.command()(run)
 app.command()(report)
+app.command()(scan)
 app.command("list")(list_)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 from collections.abc import Sequence
 from functools import cache
@@ -25,7 +24,7 @@ def render(
     *,
     styles: Sequence[str] = (),
     scripts: Sequence[str] = ("tables",),
-    packed: bool = False,
+    columns: Sequence[str] = (),
     **view: Any,
 ) -> str:
     """A whole page.
@@ -35,7 +34,7 @@ def render(
         data: JSON that the page carries for its downloads and its script.
         styles: names of style sheets of this page, after the one that all share.
         scripts: names of the parts of the script, after the one that all share.
-        packed: whether to carry it compressed: the records of many cases repeat each other.
+        columns: paths of the lists in ``data`` that are told column by column (``columns.pack``), as ``run.cases``.
         view: what the template shows. Every text in it is taken as hostile: escaped, and made visible.
     """
     style, script = style_sheet(*styles), script_of(*scripts)
@@ -44,8 +43,8 @@ def render(
         style=Markup(style),  # noqa: S704 (our own files)
         script=Markup(script),  # noqa: S704
         policy=policy(style, script),
-        data=Markup(pack(data) if packed else script_safe(data)),  # noqa: S704 (cannot leave its element)
-        data_type="application/gzip" if packed else "application/json",
+        data=Markup(script_safe(data)),  # noqa: S704 (cannot leave its element)
+        data_columns=" ".join(columns),
         version=llmbench.__version__,
         **view,
     )
@@ -60,7 +59,7 @@ def style_sheet(*names: str) -> str:
 
 def script_of(*names: str) -> str:
     """What all pages share, and the named parts, in one scope of their own."""
-    parts = (_asset(f"scripts/{name}.js") for name in ("page", *names))
+    parts = (_asset(f"scripts/{name}.js") for name in ("page", "data", *names))
     return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
@@ -75,12 +74,6 @@ def policy(style: str, script: str) -> str:
 def script_safe(json_text: str) -> str:
     """JSON that no HTML parser can take for markup: ``<`` only ever stands in strings, where it can be escaped."""
     return json_text.replace("<", "\\u003c")
-
-
-def pack(json_text: str) -> str:
-    """JSON as gzip in base64; the same text always gives the same."""
-    # Half of a surrogate pair cannot be written as UTF-8.
-    return base64.b64encode(gzip.compress(json_text.encode("utf-8", "backslashreplace"), 9, mtime=0)).decode()
 
 
 def _hash(text: str) -> str:

@@ -6,12 +6,13 @@ import shlex
 from pathlib import Path
 
 from llmbench.report import environment
-from llmbench.report.charts.decimate import thin
 from llmbench.report.format import count, duration, moment, timestamp
 from llmbench.report.page import render
 from llmbench.report.run import summary
 from llmbench.report.run.cases import CaseView, matrix_size, read_cases
+from llmbench.report.run.data import COLUMNS, document
 from llmbench.report.run.details import details as all_details
+from llmbench.report.run.explore import explore
 from llmbench.report.run.ladder import ladder_views
 from llmbench.report.run.matrix import STEPS, matrix
 from llmbench.report.run.pick import RULE, inked, picked
@@ -44,9 +45,10 @@ def run_page(folder: RunFolder) -> str:
     skipped = [group for group in calm if group.verdict.key == "skipped"]
     return render(
         "run.html.j2",
-        _data(run, cases),
-        styles=["run"],
-        packed=True,
+        document(run, cases),
+        styles=["run", "explore"],
+        scripts=["tables", "explore"],
+        columns=COLUMNS,
         run=run,
         title=_title(run),
         meta=_meta(run),
@@ -67,6 +69,7 @@ def run_page(folder: RunFolder) -> str:
         left_out=speeds.left_out() if speeds.turned else [],
         ladders=ladder_views(run, cases),
         panels=panels(speeds),
+        explore=explore(speeds),
         table=all_cases(ran, calm, speedups),
         calm=calm,
         skipped=skipped,
@@ -99,19 +102,3 @@ def _meta(run: Run) -> list[str]:
     resumed = f"resumed {count(run.resumed, 'time')}" if run.resumed else None
     parts = [timestamp(run.started_at), took, f"run {run.id}", f"suite {run.suite}", state, resumed]
     return [part for part in parts if part]
-
-
-def _data(run: Run, cases: list[CaseView]) -> str:
-    """Run, records and thinned loss curves as one JSON document."""
-    recorded = sorted((case for case in cases if case.number is not None), key=lambda case: case.number or 0)
-    records = ",".join(case.stored.model_dump_json(by_alias=True) for case in recorded if case.stored)
-    curves = ",".join(_curve(thin(case.series.loss)) if case.series else "null" for case in recorded)
-    return f'{{"run":{run.model_dump_json(by_alias=True)},"records":[{records}],"loss":[{curves}]}}'
-
-
-def _curve(pairs: list[list[float | None]]) -> str:
-    """As ``{"step": [...], "loss": [...]}``, the steps left out where none is missing."""
-    dense = [step for step, _ in pairs] == list(range(len(pairs)))
-    steps = ",".join(str(int(step or 0)) for step, _ in pairs)
-    values = ",".join("null" if value is None else repr(value) for _, value in pairs)
-    return f'{{"loss":[{values}]}}' if dense else f'{{"step":[{steps}],"loss":[{values}]}}'

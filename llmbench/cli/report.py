@@ -39,7 +39,6 @@ def report(
     """
     from llmbench.errors import UserError
     from llmbench.report import run_page
-    from llmbench.report.benchmarks import benchmarks_page
     from llmbench.results.store import RunFolder, write_atomically
 
     if out and len(runs) > 1:
@@ -50,7 +49,7 @@ def report(
             raise UserError(f"{path}: no such file or folder", hint)
         is_file = os.path.isfile(path)
         file = out or (path.with_suffix(".html") if is_file else RunFolder(path).report)
-        page = benchmarks_page(path) if is_file else run_page(RunFolder(path))
+        page = _page_of_file(path) if is_file else run_page(RunFolder(path))
         try:
             if is_file and file.exists() and file.samefile(path):
                 raise UserError(f"the page would overwrite {path}", "choose another file with --out")
@@ -58,3 +57,13 @@ def report(
         except OSError as error:
             raise UserError(f"cannot write {file}: {error.strerror}", "choose another file with --out") from None
         typer.echo(file)
+
+
+def _page_of_file(path: Path) -> str:
+    """A scan's document says that it is one; else it is pytest-benchmark's."""
+    from llmbench.report.benchmarks import benchmarks_page
+    from llmbench.report.scan import scan_page
+    from llmbench.results.scan import read_scan
+
+    scan = read_scan(path)
+    return scan_page(scan) if scan else benchmarks_page(path)

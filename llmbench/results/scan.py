@@ -16,6 +16,8 @@ from llmbench.errors import UserError
 from llmbench.results.schema import Part
 
 SCAN_SCHEMA_VERSION = 1
+_MOST = 10**9
+"""Counts beyond this are no counts: a crafted file shall not make arithmetic fail."""
 BUS_BANDWIDTH = "bus_bandwidth"
 
 NodeVerdict = Literal["failed", "slow", "suspect", "unknown", "ok"]
@@ -33,7 +35,7 @@ UNITS: dict[str, str] = {
 class SoloTest(Part):
     """One node on its own: ``values`` by metric, in the unit that its gate names."""
 
-    round: int
+    round: int = Field(ge=0, le=_MOST)
     values: dict[str, float | None] = Field(default_factory=dict)
     reason: str | None = Field(None, description="why there is no value")
 
@@ -43,7 +45,7 @@ class Gate(Part):
 
     metric: str
     unit: str
-    values: int = Field(description="measurements it was made from")
+    values: int = Field(ge=0, le=_MOST, description="measurements it was made from")
     median: float
     spread: float = Field(description="robust standard deviation of one measurement, as a share of the median")
     share: float = Field(description="how far below the median is low, as a share of it")
@@ -70,7 +72,7 @@ class Point(Part):
     """One size of one collective. Bus bandwidth as nccl-tests define it."""
 
     collective: str
-    message_bytes: int
+    message_bytes: int = Field(ge=0, le=2**62)
     bus_bandwidth_bytes_per_s: float | None
 
 
@@ -79,7 +81,7 @@ class PairTest(Part):
 
     a: str
     b: str
-    round: int
+    round: int = Field(ge=0, le=_MOST)
     bus_bandwidth_bytes_per_s: float | None
     verdict: TestVerdict
     reason: str | None = None
@@ -125,8 +127,8 @@ class Scan(Part):
     slow_links: list[tuple[str, str]]
     failed_nodes: list[str]
     exclude: list[str] = Field(description="nodes to leave out of jobs: the slow and the failed")
-    rounds: int = Field(description="rounds of pair tests; those of one round run at the same time")
-    pair_tests: int
+    rounds: int = Field(ge=0, le=_MOST, description="rounds of pair tests; those of one round run at the same time")
+    pair_tests: int = Field(ge=0, le=_MOST)
     every_link: bool = Field(False, description="whether each pair was tested, not one random matching")
     gates: list[Gate]
     nodes: list[ScanNode]
@@ -175,7 +177,9 @@ def parse_scan(document: Any, source: str) -> Scan:
 def quantity(value: float, unit: str) -> str:
     """``48.2 GB/s``, ``712 TFLOP/s``: three digits and a decimal prefix."""
     factor, prefix = next(((f, p) for f, p in _PREFIXES if abs(value) >= 0.9995 * f), (1.0, ""))
-    return f"{value / factor:.3g} {prefix}{unit}"
+    scaled = value / factor
+    digits = f"{scaled:#.3g}".rstrip(".") if 0.001 <= abs(scaled) < 1000 else f"{scaled:.3g}"
+    return f"{digits} {prefix}{unit}"
 
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

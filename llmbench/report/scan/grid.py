@@ -45,7 +45,7 @@ def pair_grid(scan: Scan, gate: Gate | None) -> Markup | None:
 def kinds(scan: Scan, gate: Gate | None) -> list[tuple[str, str, str]]:
     """Colour, class and name of the kinds of cells that there are, for the legend."""
     named = {
-        "fast": "faster than most: above the median by more than the gate is below it",
+        "fast": "faster than the rest, by more than twice the gate",
         "ok": "within the gate",
         "low": "low",
         "failed": "failed",
@@ -58,7 +58,7 @@ def _kind(test: PairTest, gate: Gate | None) -> str:
     value = test.bus_bandwidth_bytes_per_s
     if test.verdict in ("failed", "low"):
         return test.verdict
-    above = gate is not None and value is not None and value > gate.median * (1 + gate.share)
+    above = gate is not None and value is not None and value > gate.median * (1 + 2 * gate.share)
     return "fast" if above else "ok"
 
 
@@ -139,13 +139,13 @@ def _strips(names: Sequence[str], tests: Sequence[PairTest], kind: Callable[[Pai
     most = min(8, max(map(len, made.values())))
     size = 20 if len(names) <= 64 else 10
     left = 90
-    across = (_WIDTH - left) // size
+    across = (_WIDTH - left) // size // 16 * 16  # racks often hold 8, 16 or 32
     cell_height = 10 if size == 20 else 7
     block = cell_height * most + 12
     cells: dict[str, list[tuple[float, float]]] = defaultdict(list)
     rows = []
     for start in range(0, len(names), across):
-        y = block * (start // across)
+        y = 4 + block * (start // across)
         rows.append(label(left - 6, y + cell_height / 2, fit(names[start], left - 8), anchor="end", muted=True))
         for offset, name in enumerate(names[start : start + across]):
             # The low ones are what must be seen, should there be more than fit.
@@ -154,7 +154,7 @@ def _strips(names: Sequence[str], tests: Sequence[PairTest], kind: Callable[[Pai
                 cells[kind(test)].append((left + size * offset, y + cell_height * number_))
             if not shown:
                 cells["untested"].append((left + size * offset, y))
-    tall = block * math.ceil(len(names) / across)
+    tall = 4 + block * math.ceil(len(names) / across)
     paths = _paths(cells, size - 1, cell_height - 1)
     return chart(min(_WIDTH, left + size * len(names)), tall, *_text(names, tests), *paths, *rows)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from llmbench.report.format import NOTHING, count, duration, percent, timestamp
+from llmbench.report.columns import compact, pack
+from llmbench.report.format import NOTHING, count, duration, number, percent, timestamp
 from llmbench.report.page import render
 from llmbench.report.scan.distribution import distribution
 from llmbench.report.scan.grid import MATRIX, kinds, pair_grid
@@ -22,6 +23,8 @@ from llmbench.stats.scan.verdicts import metric_title
 
 SHOWN_TESTS = 200
 """Rows of the table of pair tests; the data has all."""
+_COLUMNS = ("nodes", "pairs", "records")
+"""Lists of the data that are told column by column."""
 _SHOWN_FOUND = 8
 """Nodes and links that are not folded."""
 
@@ -45,16 +48,14 @@ class Figure:
 
 def scan_page(scan: Scan) -> str:
     """The HTML of a scan."""
-    document = json.loads(scan.model_dump_json())
-    document["records"] = records(scan)
     gates = {gate.metric: gate for gate in scan.gates}
     found = _found(scan)
     tests = test_rows(scan)
     return render(
         "scan.html.j2",
-        json.dumps(document, ensure_ascii=False, separators=(",", ":")),
+        _data(scan),
+        columns=_COLUMNS,
         styles=["scan"],
-        packed=True,
         title=headline(scan),
         simulated=scan.simulated,
         meta=[timestamp(scan.started_at), duration(scan.seconds), f"llmbench {scan.llmbench}"],
@@ -80,6 +81,12 @@ def scan_page(scan: Scan) -> str:
         gates=[_gate_row(gate) for gate in scan.gates],
         every_link=scan.every_link,
     )
+
+
+def _data(scan: Scan) -> str:
+    """The document, and a flat record for each node, which becomes CSV."""
+    document = json.loads(scan.model_dump_json()) | {"records": records(scan)}
+    return compact(document | {name: pack(document[name]) for name in _COLUMNS})
 
 
 def _pills(scan: Scan) -> list[Pill]:
@@ -120,11 +127,11 @@ def _found(scan: Scan) -> list[Found]:
 
 def _figures(scan: Scan, gate: Gate | None) -> list[Figure]:
     answered = sum(any(test.values for test in node.solo) for node in scan.nodes)
-    per_node = percent(scan.pair_tests / len(scan.nodes)) if scan.nodes else NOTHING
+    per_node = number(scan.pair_tests / len(scan.nodes), 2) if scan.nodes else NOTHING
     return [
         Figure(str(len(scan.nodes)), "nodes", f"{answered} answered"),
         Figure(str(scan.rounds), "rounds of pair tests", "those of a round run at once"),
-        Figure(str(scan.pair_tests), "pair tests", f"{per_node} of the nodes"),
+        Figure(str(scan.pair_tests), "pair tests", f"{per_node} for each node"),
         Figure(
             speed(gate.median, gate.unit) if gate else NOTHING, "median bus bandwidth", "of pairs without a slow node"
         ),
@@ -165,6 +172,8 @@ def _planted(scan: Scan) -> list[tuple[str, str]]:
         ("Slow links", {_link(pair) for pair in truth.slow_links}, {_link(pair) for pair in scan.slow_links}),
         ("Dead nodes", set(truth.failed_nodes), set(scan.failed_nodes)),
     ):
+        if not planted and not named:
+            continue
         missed, invented = sorted(planted - named), sorted(named - planted)
         told = f"{len(planted & named)} of {len(planted)} found"
         told += f"; missed {', '.join(missed)}" if missed else ""

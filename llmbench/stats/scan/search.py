@@ -26,6 +26,8 @@ Pair = tuple[str, str]
 ROUNDS = 3
 SMALL = 32
 """Clusters of up to so many nodes are measured as a whole in every round."""
+_SLOWEST, _FASTEST = 1e-30, 1e30
+"""Beyond these a number is no measurement, in whatever unit."""
 _ENOUGH = 3
 """Low tests with fast partners after which a node need not be asked again."""
 
@@ -34,6 +36,7 @@ class Measure(Protocol):
     """Where measurements come from. More is better in all of them.
 
     What cannot be measured is a string that says why, or missing, or not a finite number above 0.
+    The names of a pair are in order.
     """
 
     def solo(self, nodes: Sequence[str]) -> Mapping[str, Mapping[str, float | None] | str]:
@@ -198,6 +201,7 @@ def _ask_nodes(seen: Measurements, measure: Measure, nodes: Sequence[str], numbe
 def _ask_pairs(seen: Measurements, measure: Measure, pairs: Sequence[Pair], number: int) -> None:
     if not pairs:
         return
+    pairs = sorted((min(pair), max(pair)) for pair in pairs)
     answers = measure.pair(pairs)
     for a, b in pairs:
         answer = answers.get((a, b), "no answer")
@@ -210,7 +214,7 @@ def _ask_pairs(seen: Measurements, measure: Measure, pairs: Sequence[Pair], numb
 
 
 def _is_speed(value: float | None) -> bool:
-    return value is not None and math.isfinite(value) and value > 0
+    return value is not None and _SLOWEST < value < _FASTEST
 
 
 def _nodes_to_repeat(seen: Measurements) -> list[str]:

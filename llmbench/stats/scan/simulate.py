@@ -172,7 +172,7 @@ class SimulatedCluster:
         return {
             (a, b): self._read(
                 NOMINAL_BUS_BANDWIDTH
-                * min(self._speed(a, "network"), self._speed(b, "network"), 1 - links.get((min(a, b), max(a, b)), 0))
+                * min(self._speed(a, "network"), self._speed(b, "network"), 1 - links.get((a, b), 0))
             )
             for a, b in pairs
         }
@@ -182,7 +182,7 @@ class SimulatedCluster:
         if self._every_link:
             candidates = list(itertools.combinations(healthy, 2)) if self._spec.links else []
         else:
-            candidates = sorted((min(pair), max(pair)) for pair in pairs if set(pair) <= set(healthy))
+            candidates = [pair for pair in pairs if set(pair) <= set(healthy)]
         self._links = {
             pair: self._random.uniform(*self._spec.slowdown)
             for pair in self._random.sample(candidates, min(self._spec.links, len(candidates)))

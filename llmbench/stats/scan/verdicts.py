@@ -101,7 +101,7 @@ def _of_metric(node: str, metric: str, seen: Measurements, now: Picture) -> list
         return []
     below = 1 - value / gate.median
     speeds = f"{quantity(value, gate.unit)} against {quantity(gate.median, gate.unit)}"
-    told = f"{title} {below:.0%} below the median: {speeds}"
+    told = f"{title} {100 * below:.0f} % below the median: {speeds}"
     if len(tests) > 1:
         return [_Finding("slow", metric, below, f"{told}, mean of {_times(len(repeated), 'repetition')}")]
     return [_Finding("suspect", metric, below, f"{told}, measured once")]
@@ -170,7 +170,7 @@ def _link(pair: Pair, tests: Sequence[Test], now: Picture) -> SlowLink | None:
     certain = bool(again) or value < certain_below(now.gate)
     elsewhere = ", ".join(_fastest(node, now) for node in pair)
     times = f"{_times(len(tests), 'test')} in round {', '.join(str(test.round) for test in tests)}"
-    told = f"{', '.join(map(_value, tests))} ({times}), {below:.0%} below the median; with others {elsewhere}"
+    told = f"{', '.join(map(_value, tests))} ({times}), {100 * below:.0f} % below the median; with others {elsewhere}"
     if value <= 0:
         told = f"failed ({times}): {tests[-1].reason}; with others {elsewhere}"
     verdict = "suspect" if not certain else "failed" if value <= 0 else "slow"

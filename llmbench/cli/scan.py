@@ -51,14 +51,20 @@ def scan(
     from llmbench.errors import UserError
     from llmbench.report.scan.headline import terminal_lines
     from llmbench.stats.scan.document import simulated_scan
-    from llmbench.stats.scan.simulate import parse_spec
+    from llmbench.stats.scan.simulate import MOST_LINKED, parse_spec
 
     if simulate is None:
         raise UserError(
             "measuring real nodes is not built yet: nothing was measured",
             "llmbench scan --simulate nodes=64,slow=2 shows what a scan will look like",
         )
-    done = simulated_scan(parse_spec(simulate), command=["llmbench", *sys.argv[1:]], every_link=links, rounds=rounds)
+    spec = parse_spec(simulate)
+    if links and spec.nodes > MOST_LINKED:
+        raise UserError(
+            f"--links: nodes={spec.nodes} has {spec.nodes * (spec.nodes - 1) // 2} pairs",
+            f"at most nodes={MOST_LINKED} with --links; without it any number takes three rounds",
+        )
+    done = simulated_scan(spec, command=["llmbench", *sys.argv[1:]], every_link=links, rounds=rounds)
     if html:
         from llmbench.report.scan import scan_page
         from llmbench.results.store import write_atomically

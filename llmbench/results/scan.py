@@ -63,7 +63,7 @@ class ScanNode(Part):
     below: float | None = None
     estimates: dict[str, float | None] = Field(
         default_factory=dict,
-        description="by metric: a solo metric's mean of the repetitions; bus bandwidth of its best partner, in bytes/s",
+        description="by metric: a solo metric's best of the repetitions; bus bandwidth of its best partner, in bytes/s",
     )
     solo: list[SoloTest] = Field(default_factory=list)
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Command
 
-COMMANDS = ("doctor", "run", "report", "list")
+COMMANDS = ("doctor", "run", "report", "scan", "list")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -15,7 +15,7 @@ from llmbench.report.format import NOTHING, count, duration, number, percent, ti
 from llmbench.report.page import render
 from llmbench.report.scan.distribution import distribution
 from llmbench.report.scan.grid import MATRIX, kinds, pair_grid
-from llmbench.report.scan.headline import NODE_VERDICTS, headline, slurm_option
+from llmbench.report.scan.headline import NODE_VERDICTS, TEST_VERDICTS, headline, slurm_option
 from llmbench.report.scan.tables import node_rows, records, speed, test_rows
 from llmbench.report.verdict import Pill, Verdict, pills
 from llmbench.results.scan import BUS_BANDWIDTH, Gate, Scan
@@ -23,6 +23,10 @@ from llmbench.stats.scan.verdicts import metric_title
 
 SHOWN_TESTS = 200
 """Rows of the table of pair tests; the data has all."""
+CARRIED_TESTS = 10_000
+"""Pair tests in the data of a page, failed and low ones first: all pairs of a large cluster are too many for one."""
+_OPEN_TESTS = 20
+"""Of these, rows that are not folded."""
 _COLUMNS = ("nodes", "pairs", "records")
 """Lists of the data that are told column by column."""
 _SHOWN_FOUND = 8
@@ -75,16 +79,22 @@ def scan_page(scan: Scan) -> str:
         titles=[(gate.metric, metric_title(gate.metric)) for gate in scan.gates],
         nodes=node_rows(scan),
         told=any(node.verdict != "ok" for node in scan.nodes),
-        tests=tests[:SHOWN_TESTS],
+        tests=tests[:_OPEN_TESTS],
+        folded_tests=tests[_OPEN_TESTS:SHOWN_TESTS],
         reasons=any(row.reason for row in tests[:SHOWN_TESTS]),
         more_tests=max(0, len(tests) - SHOWN_TESTS),
         gates=[_gate_row(gate) for gate in scan.gates],
-        every_link=scan.every_link,
+        carried_tests=min(len(scan.pairs), CARRIED_TESTS),
+        untested=_untested(scan),
     )
 
 
 def _data(scan: Scan) -> str:
     """The document, and a flat record for each node, which becomes CSV."""
+    if len(scan.pairs) > CARRIED_TESTS:
+        order = list(TEST_VERDICTS)
+        urgent = sorted(scan.pairs, key=lambda test: (order.index(test.verdict), test.bus_bandwidth_bytes_per_s or 0))
+        scan = scan.model_copy(update={"pairs": urgent[:CARRIED_TESTS]})
     document = json.loads(scan.model_dump_json()) | {"records": records(scan)}
     return compact(document | {name: pack(document[name]) for name in _COLUMNS})
 
@@ -149,6 +159,12 @@ def _distributions(scan: Scan) -> list[tuple[str, Markup]]:
     """Title and chart of each metric that two or more nodes have."""
     charts = [(metric_title(gate.metric), distribution(scan, gate)) for gate in scan.gates]
     return [(title, chart) for title, chart in charts if chart is not None]
+
+
+def _untested(scan: Scan) -> bool:
+    """Whether there are links that no test went over."""
+    tested = {frozenset((test.a, test.b)) for test in scan.pairs}
+    return len(tested) < len(scan.nodes) * (len(scan.nodes) - 1) // 2
 
 
 def _gate_row(gate: Gate) -> tuple[str, Sequence[str]]:

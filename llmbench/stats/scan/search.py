@@ -6,7 +6,8 @@ fixed limit). A node that is low with every partner is slow. A node that is fast
 of a low pair are, the pair is asked once more: low again, it is the link. So nothing is named on one measurement where
 another could be made. Tests of one round run at the same time.
 
-Up to 32 nodes are all paired anew in every round: it takes no longer, and tells more.
+Up to 32 nodes are all paired anew in every round: it takes no longer, and tells more. So are those of a larger
+cluster whose pairs are so uneven that many nodes may be slow.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ Pair = tuple[str, str]
 ROUNDS = 3
 SMALL = 32
 """Clusters of up to so many nodes are measured as a whole in every round."""
+_UNEVEN_SPREAD, _UNEVEN_SHARE = 0.05, 0.1
+"""With this spread, or with this share of the nodes far above the median, many nodes of a cluster may be slow."""
 _SLOWEST, _FASTEST = 1e-30, 1e30
 """Beyond these a number is no measurement, in whatever unit."""
 _ENOUGH = 3
@@ -82,11 +85,11 @@ class Measurements:
         return list(names)
 
     def estimate(self, node: str, metric: str) -> float | None:
-        """The mean of the repetitions, or without any the first value: that one was picked for being low."""
+        """The best of the repetitions, or without any the first value: that one was picked for being low."""
         tests = self.solo[node]
         values = [test.values.get(metric) for test in tests[1:] or tests]
         finite = [value for value in values if value is not None]
-        return sum(finite) / len(finite) if finite else None
+        return max(finite, default=None)
 
 
 @dataclass(frozen=True)
@@ -256,10 +259,22 @@ def _next_pairs(seen: Measurements, random: Random) -> list[Pair]:
         partner = next((other for other in partners if other in free and other not in met[node]), None)
         if node in free and partner is not None:
             take(node, partner)
-    left = seen.alive if len(seen.nodes) <= SMALL else open_nodes
+    left = seen.alive if len(seen.nodes) <= SMALL or _is_uneven(now) else open_nodes
     for a, b in _unmet([node for node in left if node in free], met, random):
         take(a, b)
     return plan
+
+
+def _is_uneven(now: Picture) -> bool:
+    """Whether the median may be that of slow pairs: where 30 % of the nodes are slow, half of the pairs are.
+
+    Then all are paired anew in every round, as in a small cluster: of three partners one is fast, most likely.
+    """
+    if now.gate is None:
+        return False
+    far = now.gate.median * (1 + 2 * now.gate.share)
+    above = sum(any(test.value > far for test in made) for made in now.tests.values())
+    return now.gate.spread > _UNEVEN_SPREAD or above > _UNEVEN_SHARE * len(now.tests)
 
 
 def _open_nodes(seen: Measurements, now: Picture) -> list[str]:

@@ -18,6 +18,8 @@ NOMINAL_BUS_BANDWIDTH = 48e9
 
 _EXAMPLE = "for example nodes=1024,slow=3,slowdown=0.1:0.3,noise=0.015,seed=1"
 _MOST_NODES = 16_384
+MOST_LINKED = 512
+"""Nodes of which every pair can be simulated in a minute."""
 FAULTS = ("network", "compute", "both")
 
 

@@ -22,6 +22,8 @@ from llmbench.stats.scan.search import Measurements, Pair, Picture, Test, pictur
 _TITLES = {BUS_BANDWIDTH: "bus bandwidth", "matmul": "matmul", "memory_bandwidth": "memory bandwidth"}
 _CONVICTS = 2
 """Low tests with different fast partners that make a node slow; the search wants three where it has the rounds."""
+_MET_ALL = 4
+"""Nodes that meet all others in three rounds, which leaves none to repeat a test: there one may convict a link."""
 _NAMED = 4
 """Partners that evidence names; the rest are counted."""
 
@@ -103,7 +105,7 @@ def _of_metric(node: str, metric: str, seen: Measurements, now: Picture) -> list
     speeds = f"{quantity(value, gate.unit)} against {quantity(gate.median, gate.unit)}"
     told = f"{title} {100 * below:.0f} % below the median: {speeds}"
     if len(tests) > 1:
-        return [_Finding("slow", metric, below, f"{told}, mean of {_times(len(repeated), 'repetition')}")]
+        return [_Finding("slow", metric, below, f"{told}, best of {_times(len(repeated), 'repetition')}")]
     return [_Finding("suspect", metric, below, f"{told}, measured once")]
 
 
@@ -167,7 +169,7 @@ def _link(pair: Pair, tests: Sequence[Test], now: Picture) -> SlowLink | None:
         return None
     value = sum(test.value for test in again or tests) / len(again or tests)
     below = 1 - value / now.gate.median
-    certain = bool(again) or value < certain_below(now.gate)
+    certain = bool(again) or (len(now.tests) <= _MET_ALL and value < certain_below(now.gate))
     elsewhere = ", ".join(_fastest(node, now) for node in pair)
     times = f"{_times(len(tests), 'test')} in round {', '.join(str(test.round) for test in tests)}"
     told = f"{', '.join(map(_value, tests))} ({times}), {100 * below:.0f} % below the median; with others {elsewhere}"

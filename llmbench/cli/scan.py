@@ -66,11 +66,11 @@ def scan(
         )
     done = simulated_scan(spec, command=["llmbench", *sys.argv[1:]], every_link=links, rounds=rounds)
     if html:
+        from llmbench.report.page import write_page
         from llmbench.report.scan import scan_page
-        from llmbench.results.store import write_atomically
 
         try:
-            write_atomically(html, scan_page(done))
+            write_page(html, scan_page(done))
         except OSError as error:
             raise UserError(f"cannot write {html}: {error.strerror}", "choose another file with --html") from None
     typer.echo(done.model_dump_json(indent=1) if as_json else "\n".join(terminal_lines(done)))

@@ -1,4 +1,4 @@
-"""Records of one run repeat each other's names and settings. Told column by column they weigh a fifth, and lose nothing.
+"""Records of one run repeat each other's names and settings: told column by column they weigh a fifth.
 
 A column stands for one value of each of ``n`` records, in one of these forms (``scripts/data.js`` reads them back):
 

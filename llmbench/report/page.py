@@ -1,19 +1,26 @@
-"""One file that holds everything: style, script and data inlined, and a policy that forbids the rest."""
+"""One file that holds everything: style, script and data inlined, and a policy that forbids the rest.
+
+Where a server forbids what is inlined, as Jenkins does, the same page is written in three files instead.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 import llmbench
 from llmbench.report.format import breakable, code_spans, printable, unbroken
+from llmbench.results.store import write_atomically
 
 _FOLDER = Path(__file__).parent / "templates"
 
@@ -52,6 +59,51 @@ def render(
     return page.encode("utf-8", "backslashreplace").decode()
 
 
+def write_page(file: Path, page: str, *, split: bool = False) -> list[Path]:
+    """Writes a rendered page, each file in one step, the page itself last.
+
+    Args:
+        file: the page's.
+        split: whether style and script are files beside it: ``report.css`` and ``report.js`` beside ``report.html``.
+
+    Returns:
+        the files written.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    files = in_files(file, page) if split else {file: page}
+    for name, text in files.items():
+        write_atomically(name, text)
+    return list(files)
+
+
+def in_files(file: Path, page: str) -> dict[Path, str]:
+    """A rendered page as a style sheet, a script, and the page that asks for them. Its data stays inside it.
+
+    Its policy takes both from where the page lies, and so do servers that allow nothing inlined. A browser checks no
+    hash of what it takes from disk, so none is demanded.
+    """
+    head, style, rest = _around(page, "<style>", "</style>")
+    between, script, rest = _around(rest, "<script>", "</script>")
+    css, js = file.with_suffix(".css"), file.with_suffix(".js")
+    head = head.replace(escape(policy(style, script)), escape(_policy("'self'", "'self'")))
+    link = f'<link rel="stylesheet" href="{_url(css)}">'
+    return {css: style, js: script, file: f'{head}{link}{between}<script src="{_url(js)}"></script>{rest}'}
+
+
+def _around(text: str, start: str, end: str) -> tuple[str, str, str]:
+    """What stands before, within and after the first such element. Nothing from a record comes before our own."""
+    before, _, rest = text.partition(start)
+    within, _, after = rest.partition(end)
+    return before, within, after
+
+
+def _url(file: Path) -> str:
+    """Of a file that lies beside the page."""
+    return quote(os.fsencode(file.name))
+
+
 def style_sheet(*names: str) -> str:
     """What all pages share, and the named sheets."""
     return "\n".join(_asset(f"styles/{name}.css") for name in ("page", *names))
@@ -65,10 +117,11 @@ def script_of(*names: str) -> str:
 
 def policy(style: str, script: str) -> str:
     """The Content-Security-Policy: these two texts may act, nothing may be loaded, sent or embedded."""
-    return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    return _policy(f"'{_hash(style)}'", f"'{_hash(script)}'")
+
+
+def _policy(style: str, script: str) -> str:
+    return f"default-src 'none'; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'"
 
 
 def script_safe(json_text: str) -> str:
@@ -82,7 +135,10 @@ def _hash(text: str) -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return (_FOLDER / name).read_text(encoding="utf-8")
+    """A style sheet or a script, without indentation and without lines that are but a comment: each page carries it."""
+    text = re.sub(r"^\s*/\*.*?\*/\s*$", "", (_FOLDER / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    lines = (line.strip() for line in text.splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith("//"))
 
 
 @cache

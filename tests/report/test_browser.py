@@ -122,7 +122,7 @@ def test_rows_of_several_cases_are_filtered_counted_and_downloaded_as_cases(mode
     page = open_page(path, "#q=fp8").page
     # Modes with fp8 are skipped, in one row.
     assert page.locator("#cases-table tbody tr:visible").count() == 1
-    assert page.locator("[role=status]").inner_text() == "4 of 142"
+    assert page.locator("[data-count]").inner_text() == "4 of 142"
     _, text = downloaded(page, "CSV")
     wanted = [record.case for record in folder.records() if "fp8" in record.mode]
     assert [row["case"] for row in csv.DictReader(io.StringIO(text))] == wanted
@@ -166,7 +166,7 @@ def test_filters_by_words_and_by_problems_and_keeps_them_in_the_link(smoke, open
     page.keyboard.press("/")
     page.keyboard.type("gpt bf16")
     assert visible_rows(page) == ["gpt-tiny/bf16/ws1", "gpt-tiny/compile+bf16/ws1"]
-    assert page.locator("[role=status]").inner_text() == "2 of 16"
+    assert page.locator("[data-count]").inner_text() == "2 of 16"
     page.get_by_label("only with problems").check()
     assert visible_rows(page) == ["gpt-tiny/bf16/ws1"]
     again = open_page(path, "#" + page.evaluate("location.hash.slice(1)")).page

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from llmbench.report import environment
 from llmbench.report.format import count, duration, moment, timestamp
-from llmbench.report.page import render
+from llmbench.report.page import render, write_page
 from llmbench.report.run import summary
-from llmbench.report.run.cases import CaseView, matrix_size, read_cases
+from llmbench.report.run.cases import matrix_size, read_cases
 from llmbench.report.run.data import COLUMNS, document
 from llmbench.report.run.details import details as all_details
 from llmbench.report.run.explore import explore
@@ -21,7 +21,7 @@ from llmbench.report.run.table import table as all_cases
 from llmbench.report.run.workloads import panels
 from llmbench.report.verdict import VERDICTS, pills
 from llmbench.results.schema import Run
-from llmbench.results.store import RunFolder, write_atomically
+from llmbench.results.store import RunFolder
 
 _SHOWN_AT_ONCE = 5  # groups of attention on the first screen
 
@@ -47,7 +47,7 @@ def run_page(folder: RunFolder) -> str:
         "run.html.j2",
         document(run, cases),
         styles=["run", "explore"],
-        scripts=["tables", "explore"],
+        scripts=["tables", "plot", "explore"],
         columns=COLUMNS,
         run=run,
         title=_title(run),
@@ -86,7 +86,7 @@ def write_run_report(folder: RunFolder) -> Path:
         UserError: as ``run_page``.
         OSError: the folder cannot be written.
     """
-    write_atomically(folder.report, run_page(folder))
+    write_page(folder.report, run_page(folder))
     return folder.report
 
 

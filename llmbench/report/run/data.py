@@ -14,12 +14,12 @@ from llmbench.results.schema import Part, Run, Series
 COLUMNS = ("run.cases", "records")
 """What of it is told column by column."""
 
-_POINTS, _SHARED = 45, 1900
+_POINTS, _SHARED = 40, 1800
 """Buckets that a curve always has, and those that all curves of a page share: many cases must not make it heavy."""
 _MOST = 500
-_WITH_TIMES = 32
-"""Cases up to which the time of each step has a curve too."""
-_TIMES = 3
+_MANY = 32
+"""Cases beyond which a curve has a digit less, and the times of the steps have none."""
+_TIMES = 4
 """A curve of times has one bucket where a curve of losses has so many: it tells a trend, and outliers."""
 
 
@@ -29,12 +29,12 @@ def document(run: Run, cases: Sequence[CaseView]) -> str:
     whole = _plain(run)
     whole["cases"] = pack(whole["cases"])
     limit = points(sum(case.series is not None for case in recorded))
-    timed = len(recorded) <= _WITH_TIMES
+    many = len(recorded) > _MANY
     return compact(
         {
             "run": whole,
             "records": pack([_plain(case.stored) for case in recorded if case.stored]),
-            "curves": [_curves(case.series, limit, timed) if case.series else None for case in recorded],
+            "curves": [_curves(case.series, limit, many) if case.series else None for case in recorded],
         }
     )
 
@@ -48,9 +48,9 @@ def _plain(part: Part) -> Any:
     return json.loads(part.model_dump_json(by_alias=True))
 
 
-def _curves(series: Series, limit: int, timed: bool) -> dict[str, Any]:
-    curves = {"loss": buckets(series.loss, limit)}
-    if timed and series.step_seconds:
+def _curves(series: Series, limit: int, many: bool) -> dict[str, Any]:
+    curves = {"loss": buckets(series.loss, limit, 4 if many else 5)}
+    if series.step_seconds and not many:
         # Of the first step nothing is known here: it is phase compile.
-        curves["seconds"] = buckets(series.step_seconds, limit // _TIMES) | {"first": 1}
+        curves["seconds"] = {"first": 1} | buckets(series.step_seconds, limit // _TIMES, 4)
     return curves

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from markupsafe import Markup
 
 from llmbench.report.charts.scale import Scale
-from llmbench.report.format import count, signed
+from llmbench.report.format import count, shorten
 from llmbench.report.palette import Ink, ink
-from llmbench.report.scan.tables import speed
+from llmbench.report.scan.tables import against_median, speed
 from llmbench.report.svg import INK, MUTED, chart, decimal, element, fit, label, rule, text_width
 from llmbench.results.scan import Gate, Scan
 from llmbench.stats.scan.verdicts import metric_title
@@ -40,8 +40,8 @@ def distribution(scan: Scan, gate: Gate) -> Markup | None:
         rule(_EDGE, floor, _WIDTH - _EDGE, floor, class_="axis", stroke=MUTED),
         *_marker(x(gate.threshold), "low", floor, INK, "5 3"),
         *_marker(x(gate.median), "median", floor, MUTED, None),
-        label(_EDGE, floor + 11, speed(x.low, gate.unit), muted=True),
-        label(_WIDTH - _EDGE, floor + 11, speed(x.high, gate.unit), anchor="end", muted=True),
+        label(_EDGE, floor + 11, fit(speed(x.low, gate.unit), _WIDTH / 2 - 20), muted=True),
+        label(_WIDTH - _EDGE, floor + 11, fit(speed(x.high, gate.unit), _WIDTH / 2 - 20), anchor="end", muted=True),
     ]
     for row, (name, value) in enumerate(named):
         drawn += _named(x(value), floor + 30 + _ROW * row, name, value, gate)
@@ -96,7 +96,9 @@ def _marker(at: float, name: str, floor: float, stroke: str, dash: str | None) -
 
 def _named(at: float, y: float, name: str, value: float, gate: Gate) -> Sequence[Markup]:
     """A triangle below the node's bar, and its name on the side that has room."""
-    told = f" {speed(value, gate.unit)}" + (f", {signed(value / gate.median - 1)}" if gate.median else "")
+    told = f" {shorten(speed(value, gate.unit), 14)}" + (
+        f", {against_median(1 - value / gate.median)}" if gate.median else ""
+    )
     right = at < _WIDTH / 2
     room = (_WIDTH - at if right else at) - 12 - text_width(told)
     text = fit(name, room) + told

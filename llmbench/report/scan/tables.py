@@ -63,7 +63,7 @@ def node_rows(scan: Scan) -> list[NodeRow]:
             name=node.name,
             host=node.host if node.host != node.name else None,
             evidence="" if node.verdict == "ok" else node.evidence,
-            below=Cell(_below(node.below), _key(node.below)),
+            below=Cell(against_median(node.below), _key(node.below)),
             partners=partners.get(node.name, 0),
             cells=[
                 Cell(speed(node.estimates.get(gate.metric), gate.unit), _key(node.estimates.get(gate.metric)))
@@ -93,7 +93,7 @@ def test_rows(scan: Scan) -> list[TestRow]:
                     b=test.b,
                     round=test.round,
                     speed=speed(value, UNITS[BUS_BANDWIDTH]),
-                    below=_below(share),
+                    below=against_median(share),
                     reason=test.reason,
                 ),
             )
@@ -133,7 +133,7 @@ def _partners(scan: Scan) -> dict[str, int]:
     return amounts
 
 
-def _below(share: float | None) -> str:
+def against_median(share: float | None) -> str:
     """How far from the median: ``−21 %``, ``+1 %``."""
     if share is None or not math.isfinite(share):
         return NOTHING

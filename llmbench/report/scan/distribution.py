@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from markupsafe import Markup
 
 from llmbench.report.charts.scale import Scale
-from llmbench.report.format import count, shorten
+from llmbench.report.format import count
 from llmbench.report.palette import Ink, ink
 from llmbench.report.scan.tables import against_median, speed
 from llmbench.report.svg import INK, MUTED, chart, decimal, element, fit, label, rule, text_width
@@ -38,8 +38,7 @@ def distribution(scan: Scan, gate: Gate) -> Markup | None:
     drawn = [
         *_bars(values, low, x, floor),
         rule(_EDGE, floor, _WIDTH - _EDGE, floor, class_="axis", stroke=MUTED),
-        *_marker(x(gate.threshold), "low", floor, INK, "5 3"),
-        *_marker(x(gate.median), "median", floor, MUTED, None),
+        *_markers(x(gate.threshold), x(gate.median), floor),
         label(_EDGE, floor + 11, fit(speed(x.low, gate.unit), _WIDTH / 2 - 20), muted=True),
         label(_WIDTH - _EDGE, floor + 11, fit(speed(x.high, gate.unit), _WIDTH / 2 - 20), anchor="end", muted=True),
     ]
@@ -85,20 +84,19 @@ def _bar_path(amounts: Mapping[int, int], below: Mapping[int, int], most: int, f
     return element("path", d="".join(path), fill=colour.colour, class_=f"fill {colour.css}")
 
 
-def _marker(at: float, name: str, floor: float, stroke: str, dash: str | None) -> Sequence[Markup]:
-    half = text_width(name) / 2
-    class_ = "whisker" if dash else "baseline"
-    return (
-        rule(at, _TOP - 4, at, floor, class_=class_, stroke=stroke, stroke_width=1.25, stroke_dasharray=dash),
-        label(max(half, min(_WIDTH - half, at)), 8, name, anchor="middle", muted=dash is None),
-    )
+def _markers(low: float, median: float, floor: float) -> Iterable[Markup]:
+    """The gate and the median, their names apart from each other."""
+    yield rule(low, _TOP - 4, low, floor, class_="whisker", stroke=INK, stroke_width=1.25, stroke_dasharray="5 3")
+    yield rule(median, _TOP - 4, median, floor, class_="baseline", stroke=MUTED, stroke_width=1.25)
+    for at, name, away in ((low, "low", -1), (median, "median", 1)):
+        half = text_width(name) / 2
+        apart = max(0.0, 40 - abs(median - low)) / 2
+        yield label(max(half, min(_WIDTH - half, at + away * apart)), 8, name, anchor="middle", muted=name == "median")
 
 
 def _named(at: float, y: float, name: str, value: float, gate: Gate) -> Sequence[Markup]:
     """A triangle below the node's bar, and its name on the side that has room."""
-    told = f" {shorten(speed(value, gate.unit), 14)}" + (
-        f", {against_median(1 - value / gate.median)}" if gate.median else ""
-    )
+    told = f" {speed(value, gate.unit)}" + (f", {against_median(1 - value / gate.median)}" if gate.median else "")
     right = at < _WIDTH / 2
     room = (_WIDTH - at if right else at) - 12 - text_width(told)
     text = fit(name, room) + told

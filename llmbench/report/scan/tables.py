@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench.report.format import NOTHING, is_finite, number, percent
+from llmbench.report.format import NOTHING, is_finite, number, percent, shorten
 from llmbench.report.scan.headline import NODE_VERDICTS, TEST_VERDICTS
 from llmbench.report.verdict import Verdict
 from llmbench.results.scan import BUS_BANDWIDTH, UNITS, Scan, ScanNode, quantity
@@ -48,7 +48,7 @@ def speed(value: float | None, unit: str) -> str:
     """A measurement with its unit; without one, ``–``."""
     if value is None or not math.isfinite(value):
         return number(value)
-    return quantity(value, unit)
+    return quantity(value, shorten(unit, 10))
 
 
 def node_rows(scan: Scan) -> list[NodeRow]:
@@ -134,9 +134,11 @@ def _partners(scan: Scan) -> dict[str, int]:
 
 
 def against_median(share: float | None) -> str:
-    """How far from the median: ``−21 %``, ``+1 %``."""
+    """How far from the median: ``−21.3 %``, ``+1.0 %``, ``±0 %``."""
     if share is None or not math.isfinite(share):
         return NOTHING
+    if abs(share) < 0.0005:
+        return "±0 %"
     return f"{'−' if share >= 0 else '+'}{abs(100 * share):.1f} %" if abs(share) < 1e4 else percent(-share)
 
 

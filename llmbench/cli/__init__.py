@@ -16,6 +16,7 @@ from llmbench.cli.history import history
 from llmbench.cli.list import list_
 from llmbench.cli.report import report
 from llmbench.cli.run import run
+from llmbench.cli.scan import scan
 from llmbench.start import INTERRUPTED, complain
 
 
@@ -47,6 +48,7 @@ app.command()(run)
 app.command()(report)
 app.command()(compare)
 app.command()(history)
+app.command()(scan)
 app.command("list")(list_)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -35,6 +35,11 @@ class Bar:
     ghost: bool = False
 
 
+def label_width(labels: Iterable[str]) -> float:
+    """Pixels of the column of labels."""
+    return min(_LABELS, max(map(text_width, labels), default=0)) + 8
+
+
 def height(rows: int) -> int:
     return ROW * rows + 4
 
@@ -48,7 +53,7 @@ def bars(title: str, rows: Sequence[Bar], *, width: int = 430, capacity: float |
         width: in pixels, as drawn; the page scales it.
         capacity: marked by a line where it lies within reach of the longest bar.
     """
-    labels = min(_LABELS, max((text_width(row.label) for row in rows), default=0)) + 8
+    labels = label_width(row.label for row in rows)
     texts = max((text_width(row.text) for row in rows if row.parts), default=0) + 8
     longest = max((_reach(row) for row in rows), default=0.0)
     if capacity is not None and capacity <= 2 * longest:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from llmbench.report import environment
 from llmbench.report.charts.decimate import thin
+from llmbench.report.charts.stacks import patterns
 from llmbench.report.format import count, duration, moment, timestamp
 from llmbench.report.page import render
-from llmbench.report.run import summary
+from llmbench.report.run import memory, summary
 from llmbench.report.run.cases import CaseView, matrix_size, read_cases
 from llmbench.report.run.details import details as all_details
 from llmbench.report.run.ladder import ladder_views
@@ -42,6 +43,7 @@ def run_page(folder: RunFolder) -> str:
     shared, details = told_once(all_details(ran, [case for case in ran if case.id in drawn], speedups))
     attention = [group for group in summary.attention(cases, run, str(folder.path)) if group.verdict.key != "skipped"]
     skipped = [group for group in calm if group.verdict.key == "skipped"]
+    workloads = panels(speeds)
     return render(
         "run.html.j2",
         _data(run, cases),
@@ -66,7 +68,9 @@ def run_page(folder: RunFolder) -> str:
         groups=speeds.groups() if speeds.turned else [],
         left_out=speeds.left_out() if speeds.turned else [],
         ladders=ladder_views(run, cases),
-        panels=panels(speeds),
+        panels=workloads,
+        memory_kinds=memory.legend([panel.memory for panel in workloads]),
+        patterns=patterns(),
         table=all_cases(ran, calm, speedups),
         calm=calm,
         skipped=skipped,

@@ -1,0 +1,149 @@
+"""Horizontal bars cut into kinds. Texture and shade tell the kinds apart, the colour remains that of the mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from llmbench.report.charts.bars import BAR, ROW, height, label_width
+from llmbench.report.charts.scale import Scale
+from llmbench.report.palette import Ink
+from llmbench.report.svg import INK, MUTED, RULE, chart, element, fit, label, rule, text_width
+
+_CUT = 30.0  # pixels of a part that is not to scale
+_PATTERNS = {
+    "stripes": ("M-1 1l2-2M0 5l5-5M4 6l2-2", 5),
+    "dots": ("M1 1h1.6v1.6h-1.6zM3.5 3.5h1.6v1.6h-1.6z", 5),
+}
+LOOKS = ("solid", "stripes", "dots", "pale", "outline", "grey")
+"""How a kind can be drawn."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a bar: its kind in words, one of ``LOOKS``, and its length."""
+
+    kind: str
+    look: str
+    length: float
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One row.
+
+    Attributes:
+        parts: from left to right; those that are not finite and positive are left out.
+        text: what stands behind the bar, or in its place.
+        said: the same in full, for those who cannot see the bar.
+        mark: a tick, where the parts together reach beyond what there ever was at once.
+        cut: a last part that is not to scale, shown with a break; 0 for none.
+    """
+
+    label: str
+    ink: Ink
+    parts: tuple[Part, ...]
+    text: str
+    said: str
+    mark: float | None = None
+    cut: float = 0
+
+
+def stacks(title: str, rows: Sequence[Stack], *, width: int = 430, line: float | None = None) -> Markup:
+    """Stacked bars on one axis from zero.
+
+    Args:
+        title: name of the chart.
+        rows: from top to bottom.
+        width: in pixels, as drawn; the page scales it.
+        line: marked from top to bottom, and always within the axis, such as a capacity.
+    """
+    left = label_width(row.label for row in rows)
+    beyond = max((text_width(row.text) + (_CUT + 6 if row.cut else 0) for row in rows if row.parts), default=0) + 8
+    longest = max((length(row) for row in rows), default=0.0)
+    scale = Scale(0, max(longest, line or 0) or 1, left, max(left + 40, width - beyond))
+    drawn = [_row(row, ROW * index + ROW / 2 + 2, left, scale) for index, row in enumerate(rows)]
+    drawn.append(rule(left, 0, left, height(len(rows)), class_="axis", stroke=MUTED))
+    if line is not None:
+        x = scale(line)
+        drawn.append(rule(x, 0, x, height(len(rows)), class_="capacity", stroke=INK, stroke_dasharray="3 2"))
+    return chart(width, height(len(rows)), title, "; ".join(f"{row.label}: {row.said}" for row in rows), *drawn)
+
+
+def length(row: Stack) -> float:
+    """Of the bar: of its parts, or up to its mark."""
+    return max(sum(part.length for part in _drawable(row)), row.mark or 0)
+
+
+def _drawable(row: Stack) -> list[Part]:
+    return [part for part in row.parts if math.isfinite(part.length) and part.length > 0]
+
+
+def _row(row: Stack, y: float, left: float, scale: Scale) -> Markup:
+    drawn: list[Markup] = [label(left - 7, y, fit(row.label, left - 8), anchor="end")]
+    start, done = scale(0), 0.0
+    for part in _drawable(row):
+        done += part.length
+        end = max(scale(done), start + 0.6)
+        drawn += block(part.look, row.ink, start, y - BAR / 2, end - start, BAR)
+        start = end
+    if row.cut:
+        drawn.append(_cut_block(start, y))
+        start += _CUT + 6
+    if row.mark is not None:
+        x = scale(row.mark)
+        drawn.append(rule(x, y - BAR / 2 - 3, x, y + BAR / 2 + 3, class_="capacity", stroke=INK, stroke_width=2))
+        start = max(start, x)
+    drawn.append(label(start + 6, y, row.text))
+    return element("g", *drawn)
+
+
+def block(look: str, ink: Ink, x: float, y: float, width: float, tall: float) -> list[Markup]:
+    """A rectangle in one of ``LOOKS``; stripes and dots need ``patterns`` somewhere on the page."""
+    box = {"x": x, "y": y, "width": width, "height": tall}
+    if look == "grey":
+        return [element("rect", fill=RULE, stroke=MUTED, stroke_width=0.75, class_="grey axis", **box)]
+    faint = {"pale": 0.45, "outline": 0.1}.get(look)
+    edge = ink.colour if faint else None
+    css = f"fill {ink.css}{' line' if faint else ''}"
+    shape = element("rect", fill=ink.colour, fill_opacity=faint, stroke=edge, class_=css, **box)
+    # Stripes and dots are cut out in the colour of the background, so that one pattern does for every colour.
+    return [shape, element("rect", fill=f"url(#cut-{look})", **box)] if look in _PATTERNS else [shape]
+
+
+def _cut_block(x: float, y: float) -> Markup:
+    top, bottom = y - BAR / 2, y + BAR / 2
+    shape = f"M{x + 5:.1f} {top:.1f}h{_CUT - 5}v{BAR}h{5 - _CUT}l3-4l-4-5z"
+    slash = f"M{x + 1:.1f} {bottom + 2:.1f}l4-{BAR + 4}M{x + 5:.1f} {bottom + 2:.1f}l4-{BAR + 4}"
+    broken = element("path", d=slash, stroke=MUTED, fill="none", class_="axis")
+    grey = element("path", d=shape, fill=RULE, stroke=MUTED, stroke_width=0.75, class_="grey axis")
+    return element("g", grey, broken)
+
+
+def patterns() -> Markup:
+    """The patterns that ``block`` refers to, once a page, in a drawing that takes no room."""
+    defined = [
+        element(
+            "pattern",
+            element("path", d=path, **looks),
+            id=f"cut-{name}",
+            width=size,
+            height=size,
+            patternUnits="userSpaceOnUse",
+        )
+        for (name, (path, size)), looks in zip(
+            _PATTERNS.items(),
+            ({"stroke": "#ffffff", "stroke_width": 1.6, "class_": "cut-line"}, {"fill": "#ffffff", "class_": "cut"}),
+            strict=True,
+        )
+    ]
+    return element("svg", element("defs", *defined), width=0, height=0, aria_hidden="true")
+
+
+def swatch(look: str, ink: Ink) -> Markup:
+    """A sample for a legend."""
+    blocks = block(look, ink, 1, 1, 22, 10)
+    return element("svg", *blocks, width=24, height=12, viewBox="0 0 24 12", aria_hidden="true")

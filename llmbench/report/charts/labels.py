@@ -9,8 +9,8 @@ from llmbench.report.svg import FONT_SIZE, text_width
 
 _LINE = FONT_SIZE + 2  # pixels of a line of text
 _NEAR = 9.0  # from the middle of a mark to the text beside it
-_DISTANCES = (_NEAR, 16.0, 26.0, 38.0, 52.0, 68.0)
-_DIRECTIONS = ((1, 0), (-1, 0), (1, -1), (1, 1), (-1, -1), (-1, 1), (0, -1), (0, 1))
+_DISTANCES = (_NEAR, 14.0, 20.0, 28.0, 38.0, 50.0, 64.0, 80.0)
+_SHIFTS = (0.5, 0.25, 0.75, 0.0, 1.0)  # share of a text that lies left of its mark, above or below it
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,7 @@ class Box:
 
     def overlaps(self, other: Box) -> bool:
         return (
-            self.left < other.right
-            and other.left < self.right
-            and self.top < other.bottom
-            and other.top < self.bottom
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
         )
 
     def within(self, other: Box) -> bool:
@@ -54,20 +51,22 @@ def place(
 
     Args:
         wanted: x and y of the marks, and their texts, the most important first.
-        taken: what no text may cover.
+        taken: what a text covers only where there is no other place near its mark, such as other marks.
         room: what no text may leave.
-        avoid: what a text covers only where there is no other place, such as thin lines.
+        avoid: what a text does not cover if it need not cover anything, such as thin lines.
 
     Returns:
-        None for a text that fits nowhere near its mark.
+        None for a text that would cover another wherever it were.
     """
-    covered = list(taken)
+    texts: list[Box] = []
     found: list[Box | None] = []
     for x, y, text in wanted:
-        free = [box for box in _candidates(x, y, text_width(text)) if _free(box, covered, room)]
-        box = next((box for box in free if not any(map(box.overlaps, avoid))), free[0] if free else None)
+        free = [box for box in _candidates(x, y, text_width(text)) if _free(box, texts, room)]
+        clear = [box for box in free if _free(box, taken, room)]
+        clearest = [box for box in clear if _free(box, avoid, room)]
+        box = next(iter([*clearest, *clear, *free]), None)
         found.append(box)
-        covered += [box] if box else []
+        texts += [box] if box else []
     return found
 
 
@@ -81,12 +80,17 @@ def _free(box: Box, taken: Sequence[Box], room: Box) -> bool:
 
 
 def _candidates(x: float, y: float, width: float) -> Iterator[Box]:
+    """Right and left of the mark, then above and below it, then the same further away."""
     for distance in _DISTANCES:
-        for right, down in _DIRECTIONS:
-            across = distance * (0.7 if right and down else 1)
-            left = x + right * across - (width if right < 0 else width / 2 if not right else 0)
-            middle = y + down * across
-            yield Box(left, middle - _LINE / 2, left + width, middle + _LINE / 2)
+        yield _box(x + distance, y, width)
+        yield _box(x - distance - width, y, width)
+        for down in (-distance, distance):
+            for share in _SHIFTS:
+                yield _box(x - share * width, y + 1.3 * down, width)
+
+
+def _box(left: float, middle: float, width: float) -> Box:
+    return Box(left, middle - _LINE / 2, left + width, middle + _LINE / 2)
 
 
 def apart(boxes: Sequence[tuple[float, float]], top: float, bottom: float) -> list[float]:

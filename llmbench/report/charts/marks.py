@@ -1,12 +1,12 @@
-"""Marks of a scatter: the shape tells the kind of a mode, so that colour need not."""
+"""Marks of a scatter, and intervals: the shape tells the kind of a mode, so that colour need not."""
 
 from __future__ import annotations
 
 from markupsafe import Markup
 
-from llmbench.report.palette import Ink
-from llmbench.report.svg import MUTED, element, label, rule
 from llmbench.report.charts.labels import Box, is_beside
+from llmbench.report.palette import Ink
+from llmbench.report.svg import INK, MUTED, element, label, rule
 
 RADIUS = 4.5
 _OUTLINES = {
@@ -31,12 +31,26 @@ def mark(
         hollow: for what does not count.
         tip: shown under the pointer.
     """
-    looks = (
+    looks: dict[str, str | float | None] = (
         {"fill": "none", "stroke": MUTED, "stroke_width": 1.25, "class_": "ghost"}
         if hollow
-        else {"fill": ink.colour, "class_": f"fill {ink.css}", "fill_opacity": 0.4 if pale else None}
+        else {"fill": ink.colour, "class_": f"fill {ink.css}"}
     )
+    if pale and not hollow:
+        looks |= {"fill_opacity": 0.2, "stroke": ink.colour, "class_": f"fill line {ink.css}"}
     return element("path", *([element("title", tip)] if tip else []), d=f"M{x:.1f} {y:.1f}{_OUTLINES[shape]}", **looks)
+
+
+def whisker(low: float, high: float, y: float, half: float = 4, thickness: float = 1.25) -> Markup:
+    """An interval from ``low`` to ``high``, with ends twice ``half`` high."""
+    return element(
+        "path",
+        d=f"M{low:.1f} {y:.1f}H{high:.1f}M{low:.1f} {y - half:.1f}v{2 * half:g}M{high:.1f} {y - half:.1f}v{2 * half:g}",
+        stroke=INK,
+        stroke_width=thickness,
+        fill="none",
+        class_="whisker",
+    )
 
 
 def named(box: Box, text: str, x: float, y: float, *, muted: bool = False) -> list[Markup]:

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from llmbench.report.charts.bars import BAR, ROW, height, label_width
+from llmbench.report.charts.bars import BAR, ROW, height, label_width, text_start
 from llmbench.report.charts.scale import Scale
 from llmbench.report.palette import Ink
 from llmbench.report.svg import INK, MUTED, RULE, chart, element, fit, label, rule, text_width
 
 _CUT = 30.0  # pixels of a part that is not to scale
-_PATTERNS = {
-    "stripes": ("M-1 1l2-2M0 5l5-5M4 6l2-2", 5),
-    "dots": ("M1 1h1.6v1.6h-1.6zM3.5 3.5h1.6v1.6h-1.6z", 5),
-}
+_PATTERNS = ("stripes", "dots")
 LOOKS = ("solid", "stripes", "dots", "pale", "outline", "grey")
 """How a kind can be drawn."""
 
@@ -65,10 +62,10 @@ def stacks(title: str, rows: Sequence[Stack], *, width: int = 430, line: float |
     beyond = max((text_width(row.text) + (_CUT + 6 if row.cut else 0) for row in rows if row.parts), default=0) + 8
     longest = max((length(row) for row in rows), default=0.0)
     scale = Scale(0, max(longest, line or 0) or 1, left, max(left + 40, width - beyond))
-    drawn = [_row(row, ROW * index + ROW / 2 + 2, left, scale) for index, row in enumerate(rows)]
+    x = None if line is None else scale(line)
+    drawn = [_row(row, ROW * index + ROW / 2 + 2, left, scale, x) for index, row in enumerate(rows)]
     drawn.append(rule(left, 0, left, height(len(rows)), class_="axis", stroke=MUTED))
-    if line is not None:
-        x = scale(line)
+    if x is not None:
         drawn.append(rule(x, 0, x, height(len(rows)), class_="capacity", stroke=INK, stroke_dasharray="3 2"))
     return chart(width, height(len(rows)), title, "; ".join(f"{row.label}: {row.said}" for row in rows), *drawn)
 
@@ -82,7 +79,7 @@ def _drawable(row: Stack) -> list[Part]:
     return [part for part in row.parts if math.isfinite(part.length) and part.length > 0]
 
 
-def _row(row: Stack, y: float, left: float, scale: Scale) -> Markup:
+def _row(row: Stack, y: float, left: float, scale: Scale, line: float | None) -> Markup:
     drawn: list[Markup] = [label(left - 7, y, fit(row.label, left - 8), anchor="end")]
     start, done = scale(0), 0.0
     for part in _drawable(row):
@@ -97,7 +94,7 @@ def _row(row: Stack, y: float, left: float, scale: Scale) -> Markup:
         x = scale(row.mark)
         drawn.append(rule(x, y - BAR / 2 - 3, x, y + BAR / 2 + 3, class_="capacity", stroke=INK, stroke_width=2))
         start = max(start, x)
-    drawn.append(label(start + 6, y, row.text))
+    drawn.append(label(text_start(start, row.text, line), y, row.text))
     return element("g", *drawn)
 
 
@@ -125,20 +122,11 @@ def _cut_block(x: float, y: float) -> Markup:
 
 def patterns() -> Markup:
     """The patterns that ``block`` refers to, once a page, in a drawing that takes no room."""
+    stripes = element("path", d="M-1 1l2-2M0 5l5-5M4 6l2-2", stroke="#ffffff", stroke_width=1.6, class_="cut-line")
+    dots = element("path", d="M1 1h1.6v1.6h-1.6zM3.5 3.5h1.6v1.6h-1.6z", fill="#ffffff", class_="cut")
     defined = [
-        element(
-            "pattern",
-            element("path", d=path, **looks),
-            id=f"cut-{name}",
-            width=size,
-            height=size,
-            patternUnits="userSpaceOnUse",
-        )
-        for (name, (path, size)), looks in zip(
-            _PATTERNS.items(),
-            ({"stroke": "#ffffff", "stroke_width": 1.6, "class_": "cut-line"}, {"fill": "#ffffff", "class_": "cut"}),
-            strict=True,
-        )
+        element("pattern", drawn, id=f"cut-{look}", width=5, height=5, patternUnits="userSpaceOnUse")
+        for look, drawn in (("stripes", stripes), ("dots", dots))
     ]
     return element("svg", element("defs", *defined), width=0, height=0, aria_hidden="true")
 

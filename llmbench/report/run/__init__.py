@@ -10,12 +10,13 @@ from llmbench.report.charts.decimate import thin
 from llmbench.report.charts.stacks import patterns
 from llmbench.report.format import count, duration, moment, timestamp
 from llmbench.report.page import render
-from llmbench.report.run import memory, summary
+from llmbench.report.run import memory, pareto, summary
 from llmbench.report.run.cases import CaseView, matrix_size, read_cases
 from llmbench.report.run.details import details as all_details
 from llmbench.report.run.ladder import ladder_views
 from llmbench.report.run.matrix import STEPS, matrix
 from llmbench.report.run.pick import RULE, inked, picked
+from llmbench.report.run.roofline import roofline_section
 from llmbench.report.run.shared import told_once
 from llmbench.report.run.table import table as all_cases
 from llmbench.report.run.workloads import panels
@@ -71,6 +72,10 @@ def run_page(folder: RunFolder) -> str:
         panels=workloads,
         memory_kinds=memory.legend([panel.memory for panel in workloads]),
         patterns=patterns(),
+        tradeoffs=pareto.pareto_views(speeds),
+        shapes=pareto.shape_legend([case for case in cases if case.throughput is not None]),
+        hollow=any(case.throughput is not None and not case.counts for case in cases),
+        roofline=roofline_section(speeds),
         table=all_cases(ran, calm, speedups),
         calm=calm,
         skipped=skipped,

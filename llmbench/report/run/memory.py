@@ -21,7 +21,7 @@ LOOKS = {
     "optimizer": "dots",
     "activations": "pale",
     "other": "outline",
-    "reserved": "outline",
+    "reserved": "grey",
     "Python and torch": "grey",
 }
 """How each kind is drawn, in the order of a bar."""

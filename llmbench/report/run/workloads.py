@@ -13,8 +13,8 @@ from llmbench.report.charts.bars import height as bars_height
 from llmbench.report.charts.lines import Curve, Reference, lines, smoothing_window, wants_log
 from llmbench.report.format import NOTHING, amount, number, of_limit, percent, plus_minus, si
 from llmbench.report.run.cases import EAGER, CaseView
-from llmbench.report.run.memory import MemoryView, memory_view
 from llmbench.report.run.matrix import Matrix, Row
+from llmbench.report.run.memory import MemoryView, memory_view
 from llmbench.report.run.pick import picked
 from llmbench.report.run.scaling import ScalingTable, scaling
 from llmbench.results.schema import Record

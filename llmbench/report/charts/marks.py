@@ -20,25 +20,28 @@ _OUTLINES = {
 SHAPES = tuple(_OUTLINES)
 
 
-def mark(
-    shape: str, x: float, y: float, ink: Ink, *, pale: bool = False, hollow: bool = False, tip: str | None = None
-) -> Markup:
-    """One mark.
+def mark(shape: str, x: float, y: float, tip: str | None = None) -> Markup:
+    """The outline of a mark, for ``full``, ``pale`` or ``hollow`` to colour.
 
     Args:
         shape: one of ``SHAPES``.
-        pale: for what is there, but is not the point.
-        hollow: for what does not count.
         tip: shown under the pointer.
     """
-    looks: dict[str, str | float | None] = (
-        {"fill": "none", "stroke": MUTED, "stroke_width": 1.25, "class_": "ghost"}
-        if hollow
-        else {"fill": ink.colour, "class_": f"fill {ink.css}"}
-    )
-    if pale and not hollow:
-        looks |= {"fill_opacity": 0.2, "stroke": ink.colour, "class_": f"fill line {ink.css}"}
-    return element("path", *([element("title", tip)] if tip else []), d=f"M{x:.1f} {y:.1f}{_OUTLINES[shape]}", **looks)
+    return element("path", *([element("title", tip)] if tip else []), d=f"M{x:.1f} {y:.1f}{_OUTLINES[shape]}")
+
+
+def full(ink: Ink, *marks: Markup) -> Markup:
+    return element("g", *marks, fill=ink.colour, class_=f"fill {ink.css}")
+
+
+def pale(ink: Ink, *marks: Markup) -> Markup:
+    """For what is there, but is not the point."""
+    return element("g", *marks, fill=ink.colour, fill_opacity=0.2, stroke=ink.colour, class_=f"fill line {ink.css}")
+
+
+def hollow(*marks: Markup) -> Markup:
+    """For what does not count."""
+    return element("g", *marks, fill="none", stroke=MUTED, stroke_width=1.25, class_="ghost")
 
 
 def whisker(low: float, high: float, y: float, half: float = 4, thickness: float = 1.25) -> Markup:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from markupsafe import Markup
 
 from llmbench.report.charts.labels import Box, around, place
-from llmbench.report.charts.marks import RADIUS, mark, named, whisker
+from llmbench.report.charts.marks import RADIUS, full, hollow, mark, named, pale, whisker
 from llmbench.report.charts.scale import Scale
 from llmbench.report.format import shorten
 from llmbench.report.palette import Ink
@@ -98,9 +98,8 @@ def pareto(
     points = {id(one): (x(one.speed), y(one.memory / memory_unit)) for one in marks}
     steps = _steps([points[id(one)] for one in best], left, 8)
     drawn += _staircase(steps)
-    # What is on the front lies above the rest.
-    for one in sorted(marks, key=lambda one: (one in best, one.counts)):
-        drawn += _mark(one, points[id(one)], x, lead=one in best)
+    drawn += _marks(marks, best, points)
+    drawn += [found for one in marks if (found := _whisker(one, best, points[id(one)], x))]
     wanted = [*reversed(best), *(one for one in marks if one.labelled and one not in best)]
     boxes = place(
         [(*points[id(one)], shorten(one.name, _LONGEST_NAME)) for one in wanted],
@@ -144,13 +143,27 @@ def _staircase(corners: Sequence[tuple[float, float]]) -> Iterator[Markup]:
         yield element("path", d=path, fill="none", stroke=INK, stroke_width=1, class_="front")
 
 
-def _mark(one: Mark, point: tuple[float, float], x: Scale, *, lead: bool) -> Iterator[Markup]:
-    if one.interval and (lead or one.labelled) and one.counts:
-        low, high = (x(end) for end in one.interval)
-        if high - low > 2 * RADIUS:  # a shorter one lies below its mark
-            yield whisker(low, high, point[1], 3, 1)
-    tip = None if lead or one.labelled else one.said
-    yield mark(one.shape, *point, one.ink, pale=not lead, hollow=not one.counts, tip=tip)
+def _marks(marks: Sequence[Mark], best: Sequence[Mark], points: Mapping[int, tuple[float, float]]) -> Iterator[Markup]:
+    """What does not count, what is beaten, and above them what is on the front; each colour together."""
+
+    def of(some: Iterable[Mark]) -> list[Markup]:
+        return [mark(one.shape, *points[id(one)], None if one in best or one.labelled else one.said) for one in some]
+
+    if wrong := of(one for one in marks if not one.counts):
+        yield hollow(*wrong)
+    inks = {one.ink.slot: one.ink for one in marks if one.counts}
+    for coloured, chosen in ((pale, [one for one in marks if one not in best]), (full, best)):
+        for slot, ink in inks.items():
+            if same := of(one for one in chosen if one.counts and one.ink.slot == slot):
+                yield coloured(ink, *same)
+
+
+def _whisker(one: Mark, best: Sequence[Mark], point: tuple[float, float], x: Scale) -> Markup | None:
+    """None where it is not named, or so short that its mark covers it."""
+    if one.interval is None or not one.counts or not (one in best or one.labelled):
+        return None
+    low, high = map(x, one.interval)
+    return whisker(low, high, point[1], 3, 1) if high - low > 2 * RADIUS else None
 
 
 def _whisker_box(one: Mark, point: tuple[float, float], x: Scale) -> Box:

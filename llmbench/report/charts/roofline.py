@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from llmbench.report.charts.labels import Box, apart, around, place
-from llmbench.report.charts.marks import RADIUS, mark, named
+from llmbench.report.charts.marks import RADIUS, full, hollow, mark, named
 from llmbench.report.charts.scale import Scale
 from llmbench.report.format import number, short, shorten
 from llmbench.report.palette import DASHES, Ink
@@ -109,7 +109,8 @@ def roofline(
 
     places = [(x(point.intensity), y(point.tflops)) for point in points]
     for point, at in zip(points, places, strict=True):
-        drawn.append(mark(point.shape, *at, point.ink, hollow=not point.counts, tip=point.said))
+        outline = mark(point.shape, *at)
+        drawn.append(full(point.ink, outline) if point.counts else hollow(outline))
     texts = [f"{shorten(point.name, _LONGEST_NAME)} {point.value}" for point in points]
     boxes = place(
         [(*at, text) for at, text in zip(places, texts, strict=True)],

@@ -82,11 +82,13 @@ def _drawable(row: Stack) -> list[Part]:
 def _row(row: Stack, y: float, left: float, scale: Scale, line: float | None) -> Markup:
     drawn: list[Markup] = [label(left - 7, y, fit(row.label, left - 8), anchor="end")]
     start, done = scale(0), 0.0
+    blocks: list[Markup] = []
     for part in _drawable(row):
         done += part.length
         end = max(scale(done), start + 0.6)
-        drawn += block(part.look, row.ink, start, y - BAR / 2, end - start, BAR)
+        blocks += _block(part.look, f"M{start:.1f} {y - BAR / 2:.1f}h{end - start:.1f}v{BAR}H{start:.1f}z")
         start = end
+    drawn += [_coloured(row.ink, blocks)] if blocks else []
     if row.cut:
         drawn.append(_cut_block(start, y))
         start += _CUT + 6
@@ -98,17 +100,18 @@ def _row(row: Stack, y: float, left: float, scale: Scale, line: float | None) ->
     return element("g", *drawn)
 
 
-def block(look: str, ink: Ink, x: float, y: float, width: float, tall: float) -> list[Markup]:
-    """A rectangle in one of ``LOOKS``; stripes and dots need ``patterns`` somewhere on the page."""
-    box = {"x": x, "y": y, "width": width, "height": tall}
+def _coloured(ink: Ink, blocks: Sequence[Markup]) -> Markup:
+    return element("g", *blocks, fill=ink.colour, stroke=ink.colour, stroke_width=0.75, class_=f"fill line {ink.css}")
+
+
+def _block(look: str, outline: str) -> list[Markup]:
+    """A piece in one of ``LOOKS``, in the colour around it; stripes and dots need ``patterns`` on the page."""
     if look == "grey":
-        return [element("rect", fill=RULE, stroke=MUTED, stroke_width=0.75, class_="grey axis", **box)]
-    faint = {"pale": 0.45, "outline": 0.1}.get(look)
-    edge = ink.colour if faint else None
-    css = f"fill {ink.css}{' line' if faint else ''}"
-    shape = element("rect", fill=ink.colour, fill_opacity=faint, stroke=edge, class_=css, **box)
+        return [element("path", d=outline, fill=RULE, stroke=MUTED, class_="grey axis")]
+    shape = element("path", d=outline, fill_opacity={"pale": 0.45, "outline": 0.1}.get(look))
     # Stripes and dots are cut out in the colour of the background, so that one pattern does for every colour.
-    return [shape, element("rect", fill=f"url(#cut-{look})", **box)] if look in _PATTERNS else [shape]
+    cut = [element("path", d=outline, fill=f"url(#cut-{look})", stroke="none")] if look in _PATTERNS else []
+    return [shape, *cut]
 
 
 def _cut_block(x: float, y: float) -> Markup:
@@ -121,7 +124,7 @@ def _cut_block(x: float, y: float) -> Markup:
 
 
 def patterns() -> Markup:
-    """The patterns that ``block`` refers to, once a page, in a drawing that takes no room."""
+    """The patterns that stripes and dots refer to, once a page, in a drawing that takes no room."""
     stripes = element("path", d="M-1 1l2-2M0 5l5-5M4 6l2-2", stroke="#ffffff", stroke_width=1.6, class_="cut-line")
     dots = element("path", d="M1 1h1.6v1.6h-1.6zM3.5 3.5h1.6v1.6h-1.6z", fill="#ffffff", class_="cut")
     defined = [
@@ -133,5 +136,5 @@ def patterns() -> Markup:
 
 def swatch(look: str, ink: Ink) -> Markup:
     """A sample for a legend."""
-    blocks = block(look, ink, 1, 1, 22, 10)
-    return element("svg", *blocks, width=24, height=12, viewBox="0 0 24 12", aria_hidden="true")
+    sample = _coloured(ink, _block(look, "M1 1h22v10h-22z"))
+    return element("svg", sample, width=24, height=12, viewBox="0 0 24 12", aria_hidden="true")

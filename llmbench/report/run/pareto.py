@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from llmbench.report.charts.marks import SHAPES, mark
+from llmbench.report.charts.marks import SHAPES, full, mark
 from llmbench.report.charts.pareto import Mark, front, pareto
 from llmbench.report.format import short, si, size, times
 from llmbench.report.palette import ink
-from llmbench.report.run.cases import CaseView
+from llmbench.report.run.cases import EAGER, CaseView
 from llmbench.report.run.kinds import KINDS, kind
 from llmbench.report.run.matrix import Matrix, Row
 from llmbench.report.run.pick import MOST
@@ -20,6 +20,8 @@ from llmbench.report.run.speedup import base_of, ratio
 
 SHAPE_OF = dict(zip(KINDS, SHAPES, strict=True))
 """By the kind of a mode."""
+
+_MOST = 1e30  # beyond it nothing was measured, and an axis would show nothing else
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def shape_legend(cases: Sequence[CaseView]) -> list[tuple[str, Markup]]:
 
 def shape_sample(shape: str) -> Markup:
     return Markup('<svg width="12" height="12" viewBox="0 0 12 12" aria-hidden="true">{}</svg>').format(
-        mark(shape, 6, 6, ink(4))
+        full(ink(4), mark(shape, 6, 6))
     )
 
 
@@ -79,7 +81,7 @@ def _tick(value: float) -> str:
 def _mark(case: CaseView, base: CaseView | None, *, alone: bool) -> Mark | None:
     """None without a speed or a memory; ``alone``: with so few others that its name has room."""
     memory, found = case.training_bytes, _speed(case, base)
-    if found is None or memory is None or not 0 < memory < 1e300:
+    if found is None or memory is None or not 0 < memory < _MOST:
         return None
     speed, interval = found
     told = times(speed) if base else si(speed, case.unit)
@@ -91,7 +93,7 @@ def _mark(case: CaseView, base: CaseView | None, *, alone: bool) -> Mark | None:
         memory=float(memory),
         interval=interval,
         counts=case.counts,
-        labelled=alone or case is base,
+        labelled=alone or case.column.mode == EAGER,
         said=f"{case.column.name}: {told}, {size(memory)}" + ("" if case.counts else f", {case.verdict.word}"),
     )
 
@@ -103,12 +105,15 @@ def _speed(case: CaseView, base: CaseView | None) -> tuple[float, tuple[float, f
         return None
     if base is None:
         value, ends = record.throughput.value, record.throughput.ci95
-        good = all(0 < end < 1e300 for end in ends)
-        return (value, ends if good else None) if 0 < value < 1e300 else None
+        return (value, ends if all(map(_plausible, ends)) else None) if _plausible(value) else None
     found = ratio(record.throughput, base.record.throughput if base.record else None)
-    if found is None or not 1e-100 < found.value < 1e100:
+    if found is None or not _plausible(found.value):
         return None
     if case is base:
         return 1.0, None
     interval = found.interval
-    return found.value, interval if interval and interval[0] > 1e-100 and interval[1] < 1e100 else None
+    return found.value, interval if interval and all(map(_plausible, interval)) else None
+
+
+def _plausible(value: float) -> bool:
+    return 1 / _MOST < value < _MOST

@@ -18,7 +18,7 @@ from llmbench.report.run.pick import picked
 from llmbench.results.schema import Record
 from llmbench.suite.modes import EAGER, MODES, arithmetic
 
-_MOST = 1e100  # beyond it nothing was measured, and a logarithmic axis would hold little else
+_MOST = 1e30  # beyond it nothing was measured, and an axis would show nothing else
 
 
 @dataclass(frozen=True)

@@ -251,8 +251,8 @@ def test_weight(tmp_path, modes):
         tmp_path / "run", single=[*factory.SINGLE[:20], *factory.SINGLE[23:28]], parallel=factory.PARALLEL[:10]
     )
     assert len(folder.records()) == 88
-    assert len(run_page(folder).encode()) <= 400_000
-    assert len(modes[1].source.encode()) <= 600_000
+    assert len(run_page(folder).encode()) <= 440_000
+    assert len(modes[1].source.encode()) <= 620_000
 
 
 def test_weight_where_every_case_is_noisy(tmp_path):

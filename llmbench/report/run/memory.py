@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +26,7 @@ LOOKS = {
 """How each kind is drawn, in the order of a bar."""
 
 _SPLIT = ("parameters", "gradients", "optimizer", "activations")
+_MOST = 1e30  # beyond it nothing was measured, and a bar would leave nothing of the others
 _REACH = 2.0  # a capacity is drawn if the longest bar comes so near to it
 
 
@@ -136,10 +136,13 @@ def memory_parts(record: Record | None) -> list[tuple[str, float]]:
 
 def _notes(splits: Sequence[tuple[str, Split]]) -> list[str]:
     notes = [f"! {name}: {fault}; not drawn" for name, found in splits for fault in found.faults]
-    for kind in _SPLIT:
-        names = [name for name, found in splits if kind in found.unknown]
-        if names:
-            notes.append(f"{', '.join(names)}: {kind} not measured, drawn as other")
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for name, found in splits:
+        if found.unknown:
+            lacking.setdefault(tuple(found.unknown), []).append(name)
+    notes += [
+        f"{', '.join(names)}: {' and '.join(kinds)} not measured, drawn as other" for kinds, names in lacking.items()
+    ]
     return notes
 
 
@@ -152,7 +155,7 @@ def _peak(memory: Memory | None) -> int | None:
 
 def _bytes(value: int | None) -> int:
     """A number of bytes; 0 for what is none."""
-    return value if value is not None and math.isfinite(value) and 0 <= value < 1e300 else 0
+    return value if value is not None and 0 <= value < _MOST else 0
 
 
 def _stack(case: CaseView, found: Split | None, *, cut: bool = False) -> Stack:

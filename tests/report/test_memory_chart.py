@@ -109,9 +109,7 @@ NUMBERS = st.one_of(st.none(), st.integers(-(10**300), 10**300), st.integers(0, 
 
 
 @given(*[NUMBERS] * 8)
-def test_any_numbers_give_a_chart(
-    example, peak, start, allocated, reserved, capacity, parameters, gradients, activations
-):
+def test_any_numbers_give_a_chart(example, peak, start, allocated, reserved, capacity, parameters, gradients, kept):
     memory = Memory(
         peak_rss_bytes=peak,
         start_rss_bytes=start,

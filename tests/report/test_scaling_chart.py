@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 
@@ -59,7 +59,7 @@ def test_names_at_the_end_lie_apart():
     svg = ET.fromstring(str(efficiencies("t", [line(f"mode{n}", 1, 0.9 + n / 1000) for n in range(8)])))
     levels = sorted(float(t.get("y")) for t in svg.iter("text") if (t.text or "").startswith(("mode", "ideal")))
     assert len(levels) == 9
-    assert all(lower - upper >= 14.9 for upper, lower in itertools.pairwise(levels))
+    assert all(lower - upper >= 14.9 for upper, lower in pairwise(levels))
     assert levels[-1] < float(svg.get("height"))
 
 
@@ -106,4 +106,4 @@ def test_of_many_modes_the_chart_shows_those_that_scale_best(tmp_path):
     table = table_of(folder)
     assert table.undrawn == 2
     assert len(list(ET.fromstring(str(table.chart)).iter("path"))) == 8
-    assert "Efficiency of the 8 modes that scale best" in Page(run_page(folder)).body
+    assert "Scaling efficiency by the number of ranks, the 8 modes that scale best" in Page(run_page(folder)).body

@@ -46,6 +46,13 @@ def _micro(session: nox.Session, *programs: str, where: str) -> None:
 
 
 @nox.session
+def screenshots(session: nox.Session) -> None:
+    """Every page from real runs, light, dark, on a phone and on paper; the README's are made anew. Needs Chromium."""
+    session.install(*CONSTRAINTS, ".[torch,test]")
+    session.run("python", "suites/screenshots.py", "--images", "docs/images", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style, and the contracts of who imports what."""
     session.install(*CONSTRAINTS, "ruff", "import-linter")

@@ -229,6 +229,12 @@ def test_patterns_have_the_ids_that_are_used():
     assert {"stripes", "dots"} < set(LOOKS)
 
 
+def test_names_are_whole(tmp_path):
+    cases, _ = views(tmp_path, dict.fromkeys(["eager", "compile", "compile+bf16"], cpu(split=parts())))
+    assert {"eager", "compile", "compile+bf16"} <= set(drawn(memory_view("gpt-tiny", cases))[1])
+    assert "compile" in drawn(memory_view("gpt-tiny", cases[:2]))[1]
+
+
 def test_parts_that_are_no_lengths_are_left_out():
     row = Stack("a", ink(0), tuple(Part("k", "solid", v) for v in (float("nan"), -3, float("inf"), 4)), "4", "4")
     assert len(list(ET.fromstring(str(stacks("t", [row]))).iter("path"))) == 1

@@ -119,7 +119,7 @@ def test_boxes_move_apart():
 
 def test_a_stepped_line_joins_the_front():
     svg, _ = chart([mark("light", 1.0, 5), mark("fast", 2.0, 9), mark("beaten", 1.5, 9.5)])
-    (line,) = [path for path in svg.iter("path") if path.get("class") == "front"]
+    (line,) = [path for path in svg.iter("path") if path.get("class") == "step"]
     corners = [tuple(map(float, at.split())) for at in line.get("d")[1:].split("L")]
     steps = list(pairwise(corners))
     assert len(corners) == 5

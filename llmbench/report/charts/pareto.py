@@ -13,7 +13,7 @@ from llmbench.report.charts.marks import RADIUS, full, hollow, mark, named, pale
 from llmbench.report.charts.scale import Scale
 from llmbench.report.format import shorten
 from llmbench.report.palette import Ink
-from llmbench.report.svg import INK, MUTED, chart, element, label, rule, text_width
+from llmbench.report.svg import MUTED, chart, element, label, rule, text_width
 
 _LONGEST_NAME = 26
 _BETTER = "faster, less memory ↘"
@@ -140,7 +140,10 @@ def _steps(points: Sequence[tuple[float, float]], left: float, top: float) -> li
 def _staircase(corners: Sequence[tuple[float, float]]) -> Iterator[Markup]:
     if corners:
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
-        yield element("path", d=path, fill="none", stroke=INK, stroke_width=1, class_="front")
+        # Dashed, and not as dark as an interval, which may lie on it.
+        yield element(
+            "path", d=path, fill="none", stroke=MUTED, stroke_width=1.25, stroke_dasharray="5 3", class_="step"
+        )
 
 
 def _marks(marks: Sequence[Mark], best: Sequence[Mark], points: Mapping[int, tuple[float, float]]) -> Iterator[Markup]:

@@ -80,7 +80,7 @@ def _drawable(row: Stack) -> list[Part]:
 
 
 def _row(row: Stack, y: float, left: float, scale: Scale, line: float | None) -> Markup:
-    drawn: list[Markup] = [label(left - 7, y, fit(row.label, left - 8), anchor="end")]
+    drawn: list[Markup] = [label(left - 7, y, fit(row.label, left - 4), anchor="end")]
     start, done = scale(0), 0.0
     blocks: list[Markup] = []
     for part in _drawable(row):

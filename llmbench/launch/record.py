@@ -11,6 +11,7 @@ from typing import Any
 from llmbench.launch.diagnose import diagnose
 from llmbench.launch.target import Outcome
 from llmbench.results.schema import (
+    Bandwidth,
     Communication,
     Compile,
     Energy,
@@ -324,3 +325,11 @@ def with_measured_peak(record: Record, peaks: Mapping[str, float | None]) -> Rec
     peak = Peak(tflops=reached, source=f"largest of several {dtype} matmuls on this machine")
     share = record.tflops / record.world_size / reached
     return record.model_copy(update={"measured_peak": peak, "mfu_of_measured_peak": share})
+
+
+def with_measured_bandwidth(record: Record, bytes_per_second: float | None) -> Record:
+    """The record with the bandwidth of memory that was measured on the same device."""
+    if record.tflops is None or not bytes_per_second:
+        return record
+    found = Bandwidth(bytes_per_second=bytes_per_second, source="fastest copy of a large tensor on this machine")
+    return record.model_copy(update={"measured_bandwidth": found})

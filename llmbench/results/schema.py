@@ -106,6 +106,11 @@ class Peak(Part):
     source: str
 
 
+class Bandwidth(Part):
+    bytes_per_second: float
+    source: str
+
+
 class MemorySplit(Part):
     """Bytes by what they hold, of one rank; ``null`` where it cannot be told."""
 
@@ -260,6 +265,7 @@ class Record(Part):
     mfu_of_measured_peak: float | None = metric("higher", default=None)
     peak: Peak | None = Field(None, description="data-sheet peak of the device in the mode's arithmetic")
     measured_peak: Peak | None = None
+    measured_bandwidth: Bandwidth | None = Field(None, description="between memory and processor, reads and writes")
     memory: Memory | None = None
     energy: Energy | None = None
     energy_reason: str | None = Field(None, description="why energy is null")

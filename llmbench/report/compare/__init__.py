@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 
@@ -12,7 +11,7 @@ from llmbench.report.compare.document import document
 from llmbench.report.compare.environment import Environments, in_common
 from llmbench.report.compare.views import Case, cases, curves, effects, figures, left_out, table
 from llmbench.report.format import count
-from llmbench.report.page import render
+from llmbench.report.page import plain_json, render
 from llmbench.results.sides import Side
 from llmbench.stats.comparison import Comparison
 
@@ -29,7 +28,7 @@ def compare_page(comparison: Comparison, environments: Environments, command: Se
     drawn = effects(comparison)
     return render(
         "compare.html.j2",
-        json.dumps(document(comparison, environments, list(command)), ensure_ascii=False),
+        plain_json(document(comparison, environments, list(command))),
         styles=["compare"],
         title=_capital(verdicts.title(comparison)),
         meta=[f"BASE {_named(comparison.base)}", f"CAND {_named(comparison.cand)}", count(len(found), "case")],

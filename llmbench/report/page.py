@@ -128,7 +128,7 @@ def _policy(style: str, script: str) -> str:
 
 def plain_json(document: object) -> str:
     """A document as JSON that every browser reads: what is not finite is ``null``."""
-    return json.dumps(_without_nan(document), ensure_ascii=False, allow_nan=False, default=str)
+    return json.dumps(_without_nan(document), allow_nan=False, default=str)
 
 
 def _without_nan(value: object) -> object:

@@ -86,20 +86,20 @@ def buckets(values: Sequence[float | None], limit: int, digits: int = 5) -> dict
     means = [_rounded(math.fsum(v / len(part) for v in part), digits) if part else None for part in parts]
     told: dict[str, Any] = {"steps": len(values), "mean": means}
     if every > 1:
-        told |= {"every": every} | _band(parts, means, digits)
+        told |= {"every": every} | _band(parts, means)
     lost = _stretches([step for step, value in enumerate(values) if not _is_finite(value)])
     return told | ({"lost": lost[:limit]} if lost else {})
 
 
-def _band(parts: Sequence[Sequence[float]], means: Sequence[float | None], digits: int) -> dict[str, Any]:
-    """Distances of the extremes from the mean, in units that show the smallest mean to one digit less than itself."""
+def _band(parts: Sequence[Sequence[float]], means: Sequence[float | None]) -> dict[str, Any]:
+    """Distances of the extremes from the mean, in units of at most a hundredth of the smallest mean."""
     known = [(part, mean) for part, mean in zip(parts, means, strict=True) if mean is not None]
     if not known:
         return {"unit": 1.0, "below": [0] * len(parts), "above": [0] * len(parts)}
     reach = max(max(part) / 2 - min(part) / 2 for part, _ in known) * 2
     sizes = [abs(mean) for _, mean in known if mean]
     # Not finer than a millionth of the widest bucket, or a curve from 1e30 to 1e-3 would need 30 digits.
-    unit = 10.0 ** max(_exponent(min(sizes, default=1.0)) - digits + 2, _exponent(reach) - 6)
+    unit = 10.0 ** max(_exponent(min(sizes, default=1.0)) - 2, _exponent(reach) - 6)
     below = [
         math.ceil((mean - min(part)) / unit - 1e-9) if mean is not None else 0
         for part, mean in zip(parts, means, strict=True)

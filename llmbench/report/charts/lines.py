@@ -10,6 +10,7 @@ from typing import TypeGuard
 
 from markupsafe import Markup
 
+from llmbench.report.charts.axes import Tick, across, below
 from llmbench.report.charts.decimate import Point, decimate, running_median
 from llmbench.report.charts.labels import apart
 from llmbench.report.charts.scale import Scale
@@ -18,7 +19,8 @@ from llmbench.report.palette import Ink
 from llmbench.report.svg import FONT_SIZE, MUTED, chart, element, label, polyline, rule, text_width
 
 _SMOOTH_FROM = 60  # steps; shorter curves are drawn as they are
-_POINTS = 120  # kept of one curve, besides its spikes: one for every two or three pixels
+_POINTS = 90  # kept of one curve, besides its spikes: one for every three pixels or so
+_SPIKE = 5.0  # pixels by which one must stand out of a pale curve to be kept besides
 _NAME = 15  # characters in a line of a reference's name
 _LINE = FONT_SIZE + 2  # pixels between lines of text
 
@@ -74,14 +76,11 @@ def lines(
     names = [_name_lines(reference) for reference in references]
     right = max((text_width(line) for name in names for line in name), default=0) + 2
     y = Scale(low, high, tall - 28, 14, log)
-    y_ticks = [(tick, short(tick)) for tick in y.ticks(5)]
+    y_ticks = [(y(tick), short(tick)) for tick in y.ticks(5)]
     left = max(24, max((text_width(text) for _, text in y_ticks), default=0) + 8)
     x = Scale(0, max(1, steps), left, width - right - 6)
 
-    drawn: list[str] = []
-    for tick, text in y_ticks:
-        drawn += [rule(left, y(tick), x.end, y(tick)), label(left - 6, y(tick), text, anchor="end", muted=True)]
-    drawn += _step_axis(x, tall - 28, steps)
+    drawn: list[str] = [*across(left, x.end, y_ticks), *below(left, x.end, tall - 28, _steps_named(x, steps))]
     drawn += _references(references, names, x, y, width - right)
     window = smoothing_window(curves)
     for curve in curves:
@@ -107,13 +106,9 @@ def _all_values(curves: Sequence[Curve], references: Sequence[Reference]) -> lis
     return values + [reference.value for reference in references if _finite(reference.value)]
 
 
-def _step_axis(x: Scale, y: float, steps: int) -> Iterator[Markup]:
-    yield rule(x.start, y, x.end, y, class_="axis", stroke=MUTED)
+def _steps_named(x: Scale, steps: int) -> list[Tick]:
     ticks = [tick for tick in x.ticks(5) if tick == int(tick) and tick <= steps]
-    for tick in ticks:
-        yield rule(x(tick), y, x(tick), y + 4, class_="axis", stroke=MUTED)
-        last = tick == ticks[-1]
-        yield label(x(tick), y + 14, f"step {short(tick)}" if last else short(tick), anchor="middle", muted=True)
+    return [(x(tick), f"step {short(tick)}" if tick == ticks[-1] else short(tick)) for tick in ticks]
 
 
 def _name_lines(reference: Reference) -> list[str]:
@@ -148,15 +143,19 @@ def _references(
 
 
 def _curve(curve: Curve, x: Scale, y: Scale, window: int | None) -> Iterator[Markup]:
+    drawn: list[Markup] = []
     for first, values in _finite_segments(curve):
         steps = x.all(range(first, first + len(values)))
         raw = list(zip(steps, y.all(values), strict=True))
         if window is None:
-            yield _path(decimate(raw, _POINTS), curve.ink, faint=False)
+            drawn.append(_path(decimate(raw, _POINTS), curve.ink, faint=False))
             continue
-        yield _path(decimate(raw, _POINTS), curve.ink, faint=True)
+        drawn.append(_path(decimate(raw, _POINTS, _SPIKE), curve.ink, faint=True))
         bold = list(zip(steps, y.all(running_median(values, window)), strict=True))
-        yield _path(decimate(bold, _POINTS // 3), curve.ink, faint=False)
+        drawn.append(_path(decimate(bold, _POINTS // 3), curve.ink, faint=False))
+    if drawn:
+        ink = curve.ink
+        yield element("g", *drawn, fill="none", stroke=ink.colour, stroke_linejoin="round", class_=f"line {ink.css}")
 
 
 def _finite_segments(curve: Curve) -> Iterator[tuple[int, list[float]]]:
@@ -181,13 +180,9 @@ def _path(points: Sequence[Point], ink: Ink, *, faint: bool) -> Markup:
     return element(
         "path",
         d=polyline(points),
-        fill="none",
-        stroke=ink.colour,
         stroke_width=1 if faint else 2,
         stroke_opacity=0.35 if faint else None,
         stroke_dasharray=None if faint else ink.dash,
-        stroke_linejoin="round",
-        class_=f"line {ink.css}",
     )
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from llmbench.report.charts.axes import across, below
 from llmbench.report.charts.labels import Box, apart, around, place
 from llmbench.report.charts.marks import RADIUS, full, hollow, mark, named
 from llmbench.report.charts.scale import Scale
 from llmbench.report.format import number, short, shorten
 from llmbench.report.palette import DASHES, Ink
-from llmbench.report.svg import INK, MUTED, chart, element, label, rule, text_width
+from llmbench.report.svg import INK, chart, element, label, text_width
 
 _LONGEST_NAME = 22
 
@@ -90,19 +91,13 @@ def roofline(
     """
     floor, rate = tall - 34, bandwidth / 1e12
     y = Scale(*ends.tflops, floor, 20, log=True)
-    y_ticks = [(tick, short(tick)) for tick in y.ticks(4)]
+    y_ticks = [(y(tick), short(tick)) for tick in y.ticks(4)]
     left = max((text_width(text) for _, text in y_ticks), default=0) + 10
     names = [f"{roof.arithmetic} {number(roof.tflops)}" for roof in sorted(roofs, key=lambda roof: -roof.tflops)]
     right = width - max(map(text_width, names), default=0) - 6
     x = Scale(*ends.intensity, left, right, log=True)
 
-    drawn: list[Markup] = []
-    for tick, text in y_ticks:
-        drawn += [rule(left, y(tick), right, y(tick)), label(left - 6, y(tick), text, anchor="end", muted=True)]
-    drawn.append(rule(left, floor, right, floor, class_="axis", stroke=MUTED))
-    for tick in x.ticks(5):
-        drawn.append(rule(x(tick), floor, x(tick), floor + 4, class_="axis", stroke=MUTED))
-        drawn.append(label(x(tick), floor + 12, short(tick), anchor="middle", muted=True))
+    drawn = [*across(left, right, y_ticks), *below(left, right, floor, [(x(tick), short(tick)) for tick in x.ticks(5)])]
     drawn.append(label(right, tall - 7, "FLOP per byte, at most", anchor="end", muted=True))
     drawn.append(label(0, 6, "TFLOP/s of a rank", muted=True))
     drawn += _roofs(roofs, names, rate, x, y)

@@ -41,15 +41,9 @@ def strip(bands: Sequence[Band], top: float, tall: float) -> Iterator[Markup]:
     """Phases side by side, with the names that fit."""
     for index, band in enumerate(bands):
         shade = f"p{index % 6}"
-        yield element(
-            "rect",
-            x=band.left,
-            y=top,
-            width=max(0.5, band.right - band.left - 1),
-            height=tall,
-            fill=_RAMP[index % 6],
-            class_=shade,
-        )
+        left, wide = decimal(band.left), decimal(max(0.5, band.right - band.left - 1))
+        block = f"M{left} {top:g}h{wide}v{tall:g}H{left}z"
+        yield element("path", d=block, fill=_RAMP[index % 6], class_=shade)
         if text_width(band.name) < band.right - band.left - 6:
             yield element(
                 "text",
@@ -87,8 +81,9 @@ def histogram(title: str, seconds: Sequence[float], ink: Ink, *, width: int = 43
         label(width - 4, floor + 12, duration(high), anchor="end", muted=True),
     ]
     at = [x(median), x(p95)]
+    lines = "".join(f"M{decimal(place)} 18V{floor}" for place in at)
+    drawn.append(element("path", d=lines, class_="whisker", stroke=INK, stroke_dasharray="3 2"))
     for value, place, name in ((median, at[0], "median"), (p95, at[1], "p95")):
-        drawn.append(rule(place, 18, place, floor, class_="whisker", stroke=INK, stroke_dasharray="3 2"))
         if name == "median" or at[1] - at[0] > 110:
             drawn.append(label(*_beside(place, f"{name} {duration(value)}", width), f"{name} {duration(value)}"))
     text = (

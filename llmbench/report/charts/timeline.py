@@ -8,16 +8,17 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from llmbench.report.charts.axes import across
 from llmbench.report.charts.decimate import decimate
 from llmbench.report.charts.scale import Scale, linear_ticks
 from llmbench.report.charts.strips import Band, strip
 from llmbench.report.format import duration, percent, size
 from llmbench.report.palette import Ink
-from llmbench.report.svg import INK, MUTED, RULE, chart, decimal, element, label, polyline, rule, text_width
+from llmbench.report.svg import INK, MUTED, chart, decimal, element, label, polyline, rule, text_width
 from llmbench.results.schema import MemoryTimeline
 
-_POINTS = 40  # kept, besides the peaks
-_TOLERANCE = 6.0  # pixels by which a spike must stand out to be kept besides
+_POINTS = 30  # kept, besides the peaks
+_TOLERANCE = 8.0  # pixels by which a spike must stand out to be kept besides
 _IN_REACH = 2.5  # times the peak: a limit further away would flatten what there is to see
 _MOST = 1e300  # beyond it nothing was measured
 _STRIP = 18
@@ -45,9 +46,7 @@ def timeline(
     x = Scale(0, end, max(text_width(text) for _, text in ticks) + 8, width - 2)
     y = Scale(0, high, tall - 20, _TOP)
     drawn: list[Markup] = []
-    across = "".join(f"M{x.start:.0f} {y(tick):.0f}H{x.end:g}" for tick, _ in ticks[1:])
-    drawn += [element("path", d=across, class_="rule", stroke=RULE)] if across else []
-    drawn += [label(x.start - 6, y(tick), text, anchor="end", muted=True) for tick, text in ticks]
+    drawn += across(x.start, x.end, [(y(tick), text) for tick, text in ticks])
     drawn += [_area([(x(seconds), y(amount)) for seconds, amount in samples], y.start, ink)]
     starts = _starts(found, end)
     bands = [Band(name, x(begin), x(stop)) for (name, begin), (_, stop) in pairwise([*starts, ("", end)])]

@@ -14,7 +14,7 @@ from llmbench.results.schema import Part, Run, Series
 COLUMNS = ("run.cases", "records")
 """What of it is told column by column."""
 
-_POINTS, _SHARED = 40, 1800
+_POINTS, _SHARED = 40, 1200
 """Buckets that a curve always has, and those that all curves of a page share: many cases must not make it heavy."""
 _MOST = 500
 _MANY = 32

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from llmbench.results.store import RunFolder
+
+
+class Assets(StrEnum):
+    """Where a page has its style and script."""
+
+    INLINE = "inline"
+    SPLIT = "split"
 
 
 def report(
@@ -22,13 +33,23 @@ def report(
             "--out", metavar="FILE", help="The page's file; without it RUN/report.html, or F.html for F.json."
         ),
     ] = None,
+    assets: Annotated[
+        Assets,
+        typer.Option(
+            "--assets",
+            help="inline: one file that holds everything. split: style and script in files beside it, for a server "
+            "that forbids what is inlined, as Jenkins does; charts and tables need no script.",
+        ),
+    ] = Assets.INLINE,
 ) -> None:
     """Build the page of each run anew, and print where it is. It opens in any browser and needs no server.
 
     A run that is still going on, or was killed, has a page too. So has a file of pytest-benchmark, such as
-    `pytest suites/ --benchmark-only --benchmark-json=F.json` writes.
+    `pytest suites/ --benchmark-only --benchmark-json=F.json` writes. A damaged record is shown as such, and counts
+    nowhere.
 
-    Exit codes: 0 written · 2 wrong usage, or neither a run nor a file of pytest-benchmark.
+    Exit codes: 0 written · 2 wrong usage, neither a run nor a file of pytest-benchmark, or a page of damaged records
+    (each named on stderr with its file, line and field).
 
     Examples:
     - `llmbench report reports/runs/20261122-081204-7f3a` writes `report.html` into the run.
@@ -36,12 +57,21 @@ def report(
     - `llmbench report r1 --out for-a-colleague.html` writes it elsewhere.
 
     - `llmbench report micro.json` writes `micro.html` beside the file.
+
+    - `llmbench report r1 --assets split` writes `report.html`, `report.css` and `report.js`, for Jenkins to archive.
     """
     from llmbench.errors import UserError
     from llmbench.report import run_page
     from llmbench.report.benchmarks import benchmarks_page
-    from llmbench.results.store import RunFolder, write_atomically
+    from llmbench.report.page import in_files, write_page
+    from llmbench.results.store import RunFolder
+    from llmbench.start import USAGE
 
+    damaged = False
+    if out and assets is Assets.SPLIT and out.suffix in (".css", ".js"):
+        raise UserError(
+            f"--out {out} is the name of a file beside the page", "name the page, such as `--out page.html`"
+        )
     if out and len(runs) > 1:
         raise UserError(f"--out {out} is one file, but {len(runs)} runs were named", "without --out each has its own")
     for path in runs:
@@ -49,12 +79,27 @@ def report(
             hint = "name a folder that `llmbench run` wrote, or a file that `pytest --benchmark-json` wrote"
             raise UserError(f"{path}: no such file or folder", hint)
         is_file = os.path.isfile(path)
-        file = out or (path.with_suffix(".html") if is_file else RunFolder(path).report)
-        page = benchmarks_page(path) if is_file else run_page(RunFolder(path))
+        folder = RunFolder(path)
+        file = out or (path.with_suffix(".html") if is_file else folder.report)
+        page = benchmarks_page(path) if is_file else run_page(folder)
+        split = assets is Assets.SPLIT
         try:
-            if is_file and file.exists() and file.samefile(path):
-                raise UserError(f"the page would overwrite {path}", "choose another file with --out")
-            write_atomically(file, page)
+            for name in in_files(file, page) if split else [file]:
+                if is_file and name.exists() and name.samefile(path):
+                    raise UserError(f"the page would overwrite {path}", "choose another file with --out")
+            write_page(file, page, split=split)
         except OSError as error:
             raise UserError(f"cannot write {file}: {error.strerror}", "choose another file with --out") from None
         typer.echo(file)
+        damaged = tell_damage(folder) or damaged
+    if damaged:
+        raise typer.Exit(USAGE)
+
+
+def tell_damage(folder: RunFolder) -> bool:
+    """Names on stderr what was found damaged in a run; whether there was any."""
+    from llmbench.report.format import printable
+    from llmbench.start import complain
+
+    complain(*(f"error: {printable(fault)}" for fault in folder.damage))
+    return bool(folder.damage)

@@ -216,11 +216,15 @@ def _execute(session: Session) -> int:
 
 def _finish(folder: RunFolder, code: int, as_json: bool) -> int:
     from llmbench.cli.peers import peers_table
+    from llmbench.cli.report import tell_damage
     from llmbench.cli.tables import summary
     from llmbench.report import write_run_report
+    from llmbench.start import USAGE
 
     report = write_run_report(folder)
-    run_, records = folder.read_run(), folder.records()
+    run_, records = folder.recorded_run(), [recorded.record for recorded in folder.recorded() if not recorded.damage]
+    if tell_damage(folder):
+        code = code or USAGE
     if as_json:
         document = {
             "run": run_.model_dump(mode="json", by_alias=True),

@@ -183,10 +183,10 @@ def _tell_github(document: dict[str, Any]) -> None:
 
 def _write_page(file: Path, document: dict[str, Any]) -> None:
     from llmbench.report import doctor_page
-    from llmbench.results.store import write_atomically
+    from llmbench.report.page import write_page
 
     try:
-        write_atomically(file, doctor_page(document))
+        write_page(file, doctor_page(document))
     except OSError as error:
         raise UserError(f"--html {file}: {error.strerror}", "name a file in a folder that can be written") from None
 

@@ -121,7 +121,11 @@ class Session:
 
     def _in_order(self) -> list[Record]:
         order = {planned.case: number for number, planned in enumerate(self.run.cases)}
-        return sorted(self.folder.records(), key=lambda record: order.get(record.case, len(order)))
+        return sorted(self._recorded(), key=lambda record: order.get(record.case, len(order)))
+
+    def _recorded(self) -> list[Record]:
+        """The valid records: once a run has begun, a line that somebody damages must not end it."""
+        return [recorded.record for recorded in self.folder.recorded() if not recorded.damage]
 
     def _close(self, status: str) -> None:
         self.run = self.run.model_copy(update={"status": status, "finished_at": records.utc_now()})
@@ -177,7 +181,7 @@ class Session:
         one_process = "+".join(part for part in ingredients(case.mode) if not parallel(part)) or EAGER
         found = [
             record
-            for record in self.folder.records()
+            for record in self._recorded()
             if record.workload == case.workload
             and (record.mode == case.mode or (record.mode == one_process and record.world_size == 1))
         ]
@@ -244,7 +248,7 @@ class Session:
         if cold:
             found = {"cold_seconds": cold["seconds"], "cold_at": cold["at"], "warm_seconds": record.phases.compile}
         else:
-            code.remember(record.phases.compile, record.started_at)
+            code.remember(record.phases.compile, record.started_at or records.utc_now())
             self._progress.phase("compile again")
             again = self._target.run(job | {"kind": "compile"}, log, case.config["deadline_seconds"])
             warm = (again.result or {}).get("seconds")

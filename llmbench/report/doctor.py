@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from llmbench.doctor.facts import first as first_facts
 from llmbench.doctor.fix import fix_script, is_complete
 from llmbench.doctor.outline import Problem, outline
 from llmbench.report.format import count, duration, flatten, plain, shorten, timestamp
-from llmbench.report.page import render
+from llmbench.report.page import plain_json, render
 from llmbench.report.verdict import Verdict, pills
 
 VERDICTS = {
@@ -59,16 +58,17 @@ class ProblemView:
 
 def doctor_page(document: Mapping[str, Any]) -> str:
     """The HTML of ``llmbench doctor --json``'s document. What is missing from it is left out of the page."""
-    findings = _findings(document)
-    problems = [_problem(problem) for problem in outline(document).problems]
-    checks = _list(document.get("checks"))
+    told = _with_texts(document)
+    findings = _findings(told)
+    problems = [_problem(problem) for problem in outline(told).problems]
+    checks = _list(told.get("checks"))
     seconds = document.get("seconds")
     took = f"{count(len(checks), 'check')} in {duration(seconds)}" if isinstance(seconds, int | float) else None
     facts = _mapping(document.get("facts"))
     meta = [timestamp(_text(document.get("started_at"))), _text(document.get("python")), took]
     return render(
         "doctor.html.j2",
-        json.dumps(document, ensure_ascii=False, default=str),
+        plain_json(document),
         styles=["doctor"],
         title=_text(document.get("headline")) or _headline(findings),
         meta=[part for part in meta if part],
@@ -76,7 +76,7 @@ def doctor_page(document: Mapping[str, Any]) -> str:
         problems=problems,
         shown=_SHOWN,
         bug_report=_bug_report(document, problems),
-        fix_script=_script(document),
+        fix_script=_script(told),
         findings=findings,
         every_key=[(key, plain(value)) for key, value in flatten(facts)],
         variables=[(key, plain(value)) for key, value in flatten(_mapping(document.get("environment")))],
@@ -85,6 +85,21 @@ def doctor_page(document: Mapping[str, Any]) -> str:
 
 _SHOWN = 3
 """Problems that are not folded."""
+
+
+_TEXTS = ("id", "area", "title", "verdict", "fault", "evidence", "cause", "fix", "link", "root", "script")
+
+
+def _with_texts(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with texts where texts belong, whatever stands there: what reads it looks them up and cuts them."""
+
+    def texts(part: Mapping[str, Any]) -> dict[str, Any]:
+        return {**part, **{key: _text(part[key]) for key in _TEXTS if key in part}}
+
+    checks = [texts(check) for check in map(_mapping, _list(document.get("checks")))]
+    for check in checks:
+        check["findings"] = [texts(finding) for finding in map(_mapping, _list(check.get("findings")))]
+    return {**document, "checks": checks}
 
 
 def _findings(document: Mapping[str, Any]) -> list[FindingView]:

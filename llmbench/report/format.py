@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -63,15 +63,16 @@ def breakable(mode: str) -> Markup:
 
 
 def is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+    """Whether there is a number that a float can hold: not NaN, no infinity, no integer of hundreds of digits."""
+    return value is not None and abs(value) <= sys.float_info.max
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number in ``digits`` significant digits: 0.0123, 4.20, 1230, 1.2e-9."""
     if value is None:
         return NOTHING
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    if not is_finite(value):
+        return "NaN" if value != value else ("∞" if value > 0 else "−∞")
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
@@ -88,7 +89,7 @@ def short(value: float | None, digits: int = 3) -> str:
 
 def si(value: float | None, unit: str = "", digits: int = 3) -> str:
     """A number with a decimal prefix: ``17.2 k tokens/s``, ``3.4 kJ``."""
-    if value is None or not math.isfinite(value):
+    if value is None or not is_finite(value):
         return number(value)
     factor, prefix = next(((f, p) for f, p in _PREFIXES if abs(value) >= f * (1 - 0.5 * 10**-digits)), (1.0, ""))
     unit = prefix + unit if unit in _SYMBOLS else f"{prefix} {unit}".strip()
@@ -102,7 +103,7 @@ def times(ratio: float) -> str:
 
 def size(value: float | None) -> str:
     """Bytes as KiB, MiB, GiB, TiB."""
-    if value is None or not math.isfinite(value):
+    if value is None or not is_finite(value):
         return number(value)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1023.5:
@@ -118,7 +119,7 @@ def amount(value: int | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """Seconds as µs, ms, s, min or h, whichever is read most easily."""
-    if seconds is None or not math.isfinite(seconds):
+    if seconds is None or not is_finite(seconds):
         return number(seconds)
     if seconds == 0:
         return "0 s"
@@ -134,21 +135,21 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
-    if fraction is None or not math.isfinite(fraction):
+    if fraction is None or not is_finite(fraction):
         return number(fraction)
     return f"{number(100 * fraction, digits)} %"
 
 
 def signed(fraction: float | None) -> str:
     """A change in whole percent: ``+12 %``, ``−3 %``, ``±0 %``."""
-    if fraction is None or not math.isfinite(fraction):
+    if fraction is None or not is_finite(fraction):
         return number(fraction)
     return f"{round(100 * fraction):+d} %".replace("+0", "±0").replace("-", "−")
 
 
 def of_limit(value: float | None, limit: float) -> str:
     """What a check found as a share of its limit, ``18 %``; beyond the limit how many times it: ``8.3×``."""
-    if value is None or not math.isfinite(value) or not limit or not math.isfinite(value / limit):
+    if value is None or not is_finite(value) or not limit or not is_finite(value / limit):
         return number(value)
     share = value / limit
     return percent(share) if share <= 1 else f"{number(share, 2)}×"
@@ -156,7 +157,7 @@ def of_limit(value: float | None, limit: float) -> str:
 
 def half_width(value: float | None, interval: Sequence[float] | None) -> float | None:
     """Half the interval, as a fraction of the value; None where either is missing or means nothing."""
-    if value is None or interval is None or not value or not all(map(math.isfinite, (value, *interval))):
+    if value is None or interval is None or not value or not all(map(is_finite, (value, *interval))):
         return None
     return abs(interval[1] - interval[0]) / 2 / abs(value)
 
@@ -176,7 +177,10 @@ def moment(text: str | None) -> datetime | None:
 
 def timestamp(text: str | None) -> str:
     time = moment(text)
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if time else (text or NOTHING)
+    try:
+        return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if time else (text or NOTHING)
+    except OverflowError:  # at the ends of the calendar
+        return text or NOTHING
 
 
 def count(amount: int, one: str, many: str | None = None) -> str:

@@ -24,6 +24,7 @@ VERDICTS = {
         Verdict("oom", "✖", "out of memory", "bad"),
         Verdict("timeout", "✖", "timed out", "bad"),
         Verdict("invalid", "✖", "invalid", "bad"),
+        Verdict("damaged", "✖", "damaged", "bad"),
         Verdict("aborted", "✖", "aborted", "bad"),
         Verdict("doubtful", "!", "did not learn", "warn"),
         Verdict("noisy", "~", "noisy", "warn"),

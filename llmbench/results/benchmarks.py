@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def read_benchmarks(path: Path) -> BenchmarkFile:
 def _json(path: Path) -> Any:
     try:
         # Python writes NaN and Infinity, which are not JSON: no browser reads them back.
-        return json.loads(path.read_bytes(), parse_constant=lambda _: None, parse_float=_finite)
+        return json.loads(path.read_bytes(), parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", _HINT) from None
     except json.JSONDecodeError as error:
@@ -91,6 +92,12 @@ def _json(path: Path) -> Any:
         raise UserError(f"{where}: not JSON: {error.msg}", _HINT) from None
     except (ValueError, RecursionError) as error:  # bytes that are no text, numbers or nesting without end
         raise UserError(f"{path}: not JSON: {error}", _HINT) from None
+
+
+def _whole(text: str) -> int | None:
+    """None where no float could hold it: no measurement has hundreds of digits."""
+    value = int(text)
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def _finite(text: str) -> float | None:

@@ -245,8 +245,8 @@ class Record(Part):
     device: str
     status: Status
     error: Error | None = None
-    started_at: str = Field(description="ISO 8601, UTC")
-    wall_seconds: float = Field(description="from asking for the process to its end")
+    started_at: str | None = Field(None, description="ISO 8601, UTC")
+    wall_seconds: float | None = Field(None, description="from asking for the process to its end")
     config: dict[str, Any] = Field(description="all that was resolved: batch, sequence length, size, optimizer, seed …")
     parameters: Parameters | None = None
     throughput: Throughput | None = None

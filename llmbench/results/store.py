@@ -11,7 +11,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from llmbench.errors import UserError
+from llmbench.results.salvage import Recorded, first_fault, record_of, run_of
 from llmbench.results.schema import Record, Run, Series
+
+_BEGINNING = b'{"schema_version":'
 
 
 def slug(case: str) -> str:
@@ -28,6 +31,12 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._damage: dict[str, None] = {}
+
+    @property
+    def damage(self) -> list[str]:
+        """What ``recorded_run``, ``recorded`` and ``recorded_series`` found so far: file, line, field and fault."""
+        return list(self._damage)
 
     @classmethod
     def create(cls, path: Path, run: Run) -> RunFolder:
@@ -70,14 +79,30 @@ class RunFolder:
 
     def read_run(self) -> Run:
         """Raises: UserError: no run there, or not a run that this version can read."""
+        return _parse(Run, self._run_text(), self._run_file)
+
+    def recorded_run(self) -> Run:
+        """The run as far as it can be read; what cannot is added to ``damage``.
+
+        Raises:
+            UserError: no run there, or ``run.json`` is no JSON object.
+        """
+        text = self._run_text()
         try:
-            text = self._run_file.read_bytes()
+            run, damage = run_of(text, self._run_file)
+        except ValidationError as error:
+            raise _unreadable(error, self._run_file) from None
+        self._damage |= dict.fromkeys(damage)
+        return run
+
+    def _run_text(self) -> bytes:
+        try:
+            return self._run_file.read_bytes()
         except OSError as error:
             raise UserError(
                 f"{self.path} is not a run: {self._run_file.name}: {error.strerror}",
                 "name the folder that `llmbench run` wrote (its --out)",
             ) from None
-        return _parse(Run, text, self._run_file)
 
     def write_run(self, run: Run) -> None:
         write_atomically(self._run_file, run.model_dump_json(by_alias=True, indent=2) + "\n")
@@ -100,19 +125,42 @@ class RunFolder:
                 leaves is passed over.
         """
         newest: dict[str, Record] = {}
-        for record in self._lines():
+        for number, line in self._lines():
+            try:
+                record = Record.model_validate_json(line)
+            except ValidationError as error:
+                if _torn(line):
+                    continue
+                raise _unreadable(error, self._records_file, number) from None
             newest[record.case] = record
         return list(newest.values())
 
-    def _lines(self) -> Iterator[Record]:
+    def recorded(self) -> list[Recorded]:
+        """As ``records``, but of a damaged line what can be read of it; its damage is added to ``damage``, too.
+
+        A damaged line stands for itself: it neither replaces a valid record of its case, nor is replaced by one.
+
+        Raises:
+            UserError: the file is there and cannot be read.
+        """
+        newest: dict[str | int, Recorded] = {}
+        for number, line in self._lines():
+            found = record_of(line, self._records_file, number)
+            if found.damage and _torn(line):
+                continue
+            newest[number if found.damage else found.record.case] = found
+            self._damage |= dict.fromkeys(found.damage)
+        return list(newest.values())
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Each with its number, from 1."""
         try:
             data = self._records_file.read_bytes()
         except FileNotFoundError:
             return
-        for number, line in enumerate(data.splitlines(), start=1):
-            if _torn(line):
-                continue
-            yield _parse(Record, line, self._records_file, number)
+        except OSError as error:
+            raise UserError(f"cannot read {self._records_file}: {error.strerror}") from None
+        yield from enumerate(data.splitlines(), start=1)
 
     def write_series(self, case: str, series: Series) -> str:
         path = self.series_path(case)
@@ -129,6 +177,17 @@ class RunFolder:
         except OSError:
             return None
         return _parse(Series, text, file)
+
+    def recorded_series(self, record: Record) -> tuple[Series | None, str | None]:
+        """The series of a record, and why it is not there if it should be; damage is added to ``damage``, too."""
+        if not record.series:
+            return None, None
+        try:
+            series = self.read_series(record)
+        except UserError as error:
+            self._damage[error.message] = None
+            return None, error.message
+        return series, None if series else f"{record.series} is not there"
 
     def log_tail(self, record: Record, lines: int = 40) -> list[str]:
         """The last lines of the worker's stderr."""
@@ -168,13 +227,18 @@ def _torn(line: bytes) -> bool:
     A power cut may leave zeros where the rest was to be.
     """
     line = line.rstrip(b"\0")
-    beginning = b'{"schema_version":'
-    if not line.startswith(beginning[: len(line)]):
+    if not line.startswith(_BEGINNING[: len(line)]):
         return False
     try:
-        json.loads(line)
-    except ValueError:
-        return True
+        text = line.decode()
+        json.loads(text)
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    except json.JSONDecodeError as error:
+        # Where only the end is missing, all before it is right.
+        return error.msg.startswith("Unterminated string") or len(text) - error.pos <= len("-Infinity")
+    except (ValueError, RecursionError):
+        return False
     return False
 
 
@@ -183,16 +247,16 @@ def _last_byte(file: Any) -> bytes:
     return bytes(file.read(1))
 
 
-Model = TypeVar("Model", Record, Run, Series)
+Model = TypeVar("Model", Run, Series)
 
 
-def _parse(model: type[Model], text: bytes, file: Path, line: int | None = None) -> Model:
+def _parse(model: type[Model], text: bytes, file: Path) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = f"{file}, line {line}" if line else str(file)
-        field = ".".join(str(part) for part in first["loc"]) or "document"
-        raise UserError(
-            f"{where}: {field}: {first['msg']}", "the file was not written by this version of llmbench"
-        ) from None
+        raise _unreadable(error, file) from None
+
+
+def _unreadable(error: ValidationError, file: Path, line: int | None = None) -> UserError:
+    where = f"{file}, line {line}" if line else str(file)
+    return UserError(f"{where}: {first_fault(error)}", "the file was not written by this version of llmbench")

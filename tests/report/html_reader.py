@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
 VOID = {"meta", "input", "br", "link", "img", "wbr"}
+
+
+def read_column(column: dict[str, Any], n: int) -> list[Any]:
+    """What ``llmbench.report.columns`` packed; "absent" stands for a name that an object lacks."""
+    match column:
+        case {"same": value}:
+            return [value] * n
+        case {"each": values}:
+            return list(values)
+        case {"kinds": kinds, "of": digits}:
+            return [kinds[int(digit, 36)] for digit in digits]
+        case {"there": marks, "of": inner}:
+            values = iter(read_column(inner, marks.count("+")))
+            return [next(values) if mark == "+" else {"n": None, "-": "absent"}[mark] for mark in marks]
+        case {"keys": columns}:
+            told = {name: read_column(inner, n) for name, inner in columns.items()}
+            return [{name: told[name][i] for name in told if told[name][i] != "absent"} for i in range(n)]
+        case {"lengths": lengths, "items": items}:
+            long = read_column(lengths, n)
+            flat = iter(read_column(items, sum(long)))
+            return [[next(flat) for _ in range(length)] for length in long]
+    raise AssertionError(f"not a column: {column}")
 
 
 @dataclass
@@ -70,9 +90,16 @@ class Page(HTMLParser):
     @property
     def data(self) -> Any:
         carried = self.one("script", id="data")
-        if carried.attributes["type"] == "application/gzip":
-            return json.loads(gzip.decompress(base64.b64decode(carried.text)))
-        return json.loads(carried.text)
+        document = json.loads(carried.text)
+        for path in carried.attributes.get("data-columns", "").split():
+            *above, last = path.split(".")
+            holder = document
+            for name in above:
+                holder = holder[name]
+            packed = holder[last]
+            assert set(packed) == {"n", "columns"}
+            holder[last] = read_column(packed["columns"], packed["n"])
+        return document
 
     @property
     def body(self) -> str:

@@ -9,7 +9,10 @@ import json
 import pytest
 
 from llmbench.report import doctor_page, write_run_report
-from llmbench.results.schema import Record
+from llmbench.report.benchmarks import benchmarks_page
+from llmbench.report.format import flatten
+from llmbench.report.page import write_page
+from llmbench.results.schema import Record, Run
 from tests import factory
 from tests.report.test_doctor_page import document  # noqa: F401 (a fixture)
 from tests.report.test_run_page import HOSTILE
@@ -122,7 +125,7 @@ def test_rows_of_several_cases_are_filtered_counted_and_downloaded_as_cases(mode
     page = open_page(path, "#q=fp8").page
     # Modes with fp8 are skipped, in one row.
     assert page.locator("#cases-table tbody tr:visible").count() == 1
-    assert page.locator("[role=status]").inner_text() == "4 of 142"
+    assert page.locator("[data-count]").inner_text() == "4 of 142"
     _, text = downloaded(page, "CSV")
     wanted = [record.case for record in folder.records() if "fp8" in record.mode]
     assert [row["case"] for row in csv.DictReader(io.StringIO(text))] == wanted
@@ -166,7 +169,7 @@ def test_filters_by_words_and_by_problems_and_keeps_them_in_the_link(smoke, open
     page.keyboard.press("/")
     page.keyboard.type("gpt bf16")
     assert visible_rows(page) == ["gpt-tiny/bf16/ws1", "gpt-tiny/compile+bf16/ws1"]
-    assert page.locator("[role=status]").inner_text() == "2 of 16"
+    assert page.locator("[data-count]").inner_text() == "2 of 16"
     page.get_by_label("only with problems").check()
     assert visible_rows(page) == ["gpt-tiny/bf16/ws1"]
     again = open_page(path, "#" + page.evaluate("location.hash.slice(1)")).page
@@ -189,6 +192,31 @@ def test_the_script_opens_the_case_where_the_browser_would_not(smoke, open_page)
         "history.replaceState(null, '', '#gpt-tiny/eager/ws1'); dispatchEvent(new HashChangeEvent('hashchange'))"
     )
     assert page.locator("[id='gpt-tiny/eager/ws1']").is_visible()
+
+
+def test_a_link_to_a_case_keeps_what_the_table_shows(smoke, open_page):
+    page = open_page(smoke[1], "#q=gpt&sort=3d&case=gpt-tiny/bf16/ws1").page
+    assert page.locator("[id='gpt-tiny/bf16/ws1']").is_visible()
+    assert 0 <= page.locator("[id='gpt-tiny/bf16/ws1']").bounding_box()["y"] < 900
+    rows = visible_rows(page)
+    assert len(rows) == 4
+    page.locator("#cases-table a", has_text="gpt-tiny/eager/ws1").click()
+    page.wait_for_function("location.hash.includes('=')")
+    assert page.evaluate("location.hash") == "#q=gpt&sort=3d&case=gpt-tiny/eager/ws1"
+    assert page.locator("[id='gpt-tiny/eager/ws1']").is_visible()
+    again = open_page(smoke[1], page.evaluate("location.hash")).page
+    assert visible_rows(again) == rows
+    assert again.locator("[id='gpt-tiny/eager/ws1']").is_visible()
+    page.locator("nav a", has_text="Environment").click()
+    page.wait_for_function("!location.hash.includes('case')")
+    assert page.evaluate("location.hash") == "#q=gpt&sort=3d"
+    assert page.locator("#environment").is_visible()
+
+
+def test_a_link_to_a_section_changes_nothing_else(smoke, open_page):
+    page = open_page(smoke[1], "#explore").page
+    assert page.evaluate("location.hash") == "#explore"
+    assert len(visible_rows(page)) == 16
 
 
 def test_a_click_in_the_matrix_opens_the_case(smoke, open_page):
@@ -226,7 +254,61 @@ def test_json_download_parses_back_to_the_records(smoke, open_page):
     folder, path = smoke
     name, text = downloaded(open_page(path).page, "JSON")
     assert name == "20261122-081204-7f3a.json"
+    whole = json.loads(text)
+    assert [Record.model_validate(record) for record in whole["records"]] == folder.records()
+    lines = (folder.path / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    assert whole["records"] == [json.loads(line) for line in lines]
+    assert Run.model_validate(whole["run"]) == folder.read_run()
+    assert len(whole["curves"]) == 16
+
+
+def test_json_download_of_every_kind_of_case_parses_back_to_the_records(modes, open_page):
+    folder, path = modes
+    _, text = downloaded(open_page(path).page, "JSON")
     assert [Record.model_validate(record) for record in json.loads(text)["records"]] == folder.records()
+
+
+def test_downloads_hold_numbers_and_names_that_scripts_find_hard(tmp_path, open_page):
+    folder = factory.plain_run(tmp_path / "run", ["gpt-tiny"], ["eager", "bf16"])
+    record = folder.records()[0]
+    record.config |= {"seed": 2**63 + 1, "__proto__": {"x": 1}, "tiny": 5e-324, "gone": None, "text": "</script>\u2028"}
+    folder.append(record)
+    page = open_page(write_run_report(folder)).page
+    _, text = downloaded(page, "JSON")
+    assert [Record.model_validate(one) for one in json.loads(text)["records"]] == folder.records()
+    _, text = downloaded(page, "CSV")
+    first = next(csv.DictReader(io.StringIO(text)))
+    assert first["config.seed"] == str(2**63 + 1)
+    assert first["config.__proto__.x"] == "1"
+
+
+def test_csv_download_parses_back_to_every_number_of_the_records(smoke, open_page):
+    folder, path = smoke
+    _, text = downloaded(open_page(path).page, "CSV")
+    records = {record.case: json.loads(record.model_dump_json(by_alias=True)) for record in folder.records()}
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == len(records) == 16
+    for row in rows:
+        for field, told in flatten(records[row["case"]]):
+            if isinstance(told, bool) or told is None:
+                assert row[field] == {True: "true", False: "false", None: ""}[told]
+            elif isinstance(told, int | float):
+                assert float(row[field]) == told
+            elif isinstance(told, list):
+                assert json.loads(row[field]) == told
+
+
+def test_json_and_csv_of_a_file_of_pytest_benchmark(tmp_path, open_page):
+    benchmarks = [{"name": f"test_{n}", "stats": {"median": n / 8, "rounds": 5}} for n in (1, 2, 3)]
+    (tmp_path / "micro.json").write_text(json.dumps({"benchmarks": benchmarks}), encoding="utf-8")
+    write_page(tmp_path / "micro.html", benchmarks_page(tmp_path / "micro.json"))
+    opened = open_page(tmp_path / "micro.html", "#q=test_2")
+    name, text = downloaded(opened.page, "CSV")
+    assert name == "micro.csv"
+    assert [(row["name"], row["stats.median"]) for row in csv.DictReader(io.StringIO(text))] == [("test_2", "0.25")]
+    _, text = downloaded(opened.page, "JSON")
+    assert json.loads(text)["benchmarks"] == benchmarks
+    assert opened.messages == []
 
 
 def test_csv_download_holds_the_rows_that_are_shown(smoke, open_page):
@@ -266,18 +348,6 @@ def test_hostile_records_run_nothing_and_are_shown(tmp_path, open_page):
     assert next(csv.DictReader(io.StringIO(text)))["workload"].startswith("'=1+1")
     assert (dialogs, opened.messages, len(opened.requests)) == ([], [], 1)
     assert HOSTILE.split("\u202e")[0] in opened.page.locator("#cases-table").inner_text()
-
-
-def test_a_policy_without_styles_still_shows_the_charts(smoke, open_page, tmp_path):
-    """Jenkins serves pages under `sandbox; default-src 'none'`: no script, and no inline style."""
-    source = smoke[1].read_text(encoding="utf-8")
-    strict = tmp_path / "strict.html"
-    start, end = source.index("<style>"), source.index("</script>") + len("</script>")
-    strict.write_text(source[:start] + source[end:], encoding="utf-8")
-    page = open_page(strict, java_script_enabled=False).page
-    bar = page.locator(".panel rect").first
-    assert bar.evaluate("bar => getComputedStyle(bar).fill") == "rgb(8, 150, 251)"
-    assert page.locator(".panel svg[role=img]").first.bounding_box()["width"] == pytest.approx(430, abs=1)
 
 
 def test_prints_on_a_few_pages(smoke, open_page):
@@ -320,3 +390,4 @@ def test_doctor_page_is_silent_and_filters(pages, open_page):
     name, text = downloaded(opened.page, "JSON")
     assert name == "doctor.json"
     assert json.loads(text)["verdict"] == "fail"
+    assert not opened.page.get_by_role("button", name="CSV").is_visible()  # it has no records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.report.charts.bars import Bar, bars
-from llmbench.report.charts.decimate import decimate, lttb, running_median, thin
+from llmbench.report.charts.decimate import buckets, decimate, lttb, running_median
 from llmbench.report.charts.lines import Curve, Reference, lines, wants_log
 from llmbench.report.charts.scale import Scale, linear_ticks
 from llmbench.report.charts.strips import histogram, phases
+from llmbench.report.columns import compact
 from llmbench.report.palette import LIGHT, ink
 from llmbench.report.svg import element, polyline, text_width
 
@@ -96,20 +98,83 @@ def test_two_spikes_in_one_bucket_both_stay(sign):
     assert {values[500], values[503]} <= {y for _, y in kept}
 
 
+@given(st.lists(st.floats(-1e6, 1e6) | st.sampled_from([0.0, 1.0])), st.integers(1, 30))
+def test_running_median_is_the_median_of_each_window(values, window):
+    def median(index):
+        near = min(window // 2, index, len(values) - 1 - index)
+        return sorted(values[index - near : index + near + 1])[near]
+
+    assert running_median(values, window) == [median(index) for index in range(len(values))]
+
+
 def test_running_median_ignores_a_spike_and_keeps_the_ends():
     assert running_median([1, 1, 9, 1, 1], 3) == [1, 1, 1, 1, 1]
     assert running_median([5, 1, 2], 3) == [5, 2, 2]
 
 
-def test_thin_keeps_every_step_that_is_not_finite():
+def edges(told):
+    """Least and greatest value of each bucket, as the page's script reads them."""
+    unit, below, above = told.get("unit", 0), told.get("below"), told.get("above")
+    low = [None if m is None else m - unit * below[i] if below else m for i, m in enumerate(told["mean"])]
+    high = [None if m is None else m + unit * above[i] if above else m for i, m in enumerate(told["mean"])]
+    return low, high
+
+
+def test_a_short_series_is_embedded_step_by_step():
+    assert buckets([1.234567, 2.0], 1) == {"steps": 2, "mean": [1.2346, 2.0]}
+    assert buckets([], 10) == {"steps": 0, "mean": []}
+
+
+def test_a_long_series_is_embedded_in_buckets_that_show_every_spike():
+    values = [2.0] * 1000
+    values[640] = 9.0
+    told = buckets(values, 100)
+    assert (told["steps"], told["every"], len(told["mean"])) == (1000, 10, 100)
+    low, high = edges(told)
+    assert told["mean"][64] == 2.7
+    assert (low[64], high[64]) == pytest.approx((2.0, 9.0), abs=told["unit"])
+    assert (low[0], high[0]) == (2.0, 2.0)
+
+
+def test_buckets_name_every_stretch_that_is_not_finite():
     values = [1.0] * 1000
-    values[3] = math.nan
-    values[700] = math.inf
-    values[701] = None
-    pairs = dict(thin(values, 50))
-    assert [step for step, value in pairs.items() if value is None] == [3, 700, 701]
-    assert len(pairs) < 70
-    assert thin([None, None]) == [[0, None], [1, None]]
+    values[3:5] = [math.nan, None]
+    values[700] = -math.inf
+    values[900:] = [1e301] * 100
+    told = buckets(values, 100)
+    assert told["lost"] == [[3, 4], [700, 700], [900, 999]]
+    assert told["mean"] == [1.0] * 90 + [None] * 10
+    assert buckets([None, math.nan], 1)["mean"] == [None, None]
+    assert buckets([None] * 9, 3) == {
+        "steps": 9,
+        "mean": [None] * 3,
+        "every": 3,
+        "unit": 1.0,
+        "below": [0] * 3,
+        "above": [0] * 3,
+        "lost": [[0, 8]],
+    }
+
+
+def test_buckets_stay_few_whatever_is_not_finite():
+    told = buckets([math.nan, 1.0] * 5000, 50)
+    assert len(told["mean"]) == len(told["lost"]) == 50
+
+
+@given(st.lists(ANY_FLOAT, max_size=300), st.integers(3, 40))
+def test_buckets_hold_every_finite_value(values, limit):
+    told = buckets(values, limit)
+    text = compact(told)
+    assert json.loads(text) == told
+    assert len(text) < 60 * 2 * limit + 25 * limit + 300
+    every = told.get("every", 1)
+    assert len(told["mean"]) == -(-len(values) // every) <= 2 * limit
+    low, high = edges(told)
+    for step, value in enumerate(values):
+        if math.isfinite(value) and abs(value) < 1e300:
+            bucket = step // every
+            slack = 1e-4 * max(abs(value), abs(told["mean"][bucket])) + 1e-300
+            assert low[bucket] - slack <= value <= high[bucket] + slack
 
 
 def test_bars_show_value_interval_and_words():

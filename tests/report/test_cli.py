@@ -68,6 +68,27 @@ def test_a_page_of_another_day_is_replaced(run):
     assert "bert-tiny/eager/ws1" in run.report.read_text(encoding="utf-8")
 
 
+def test_assets_can_lie_beside_the_page(run, tmp_path):
+    assert call(run.path, "--assets", "split").stdout == f"{run.report}\n"
+    assert run.report.with_suffix(".css").exists()
+    assert run.report.with_suffix(".js").exists()
+    assert '<link rel="stylesheet" href="report.css">' in run.report.read_text(encoding="utf-8")
+    call(run.path, "--assets", "split", "--out", tmp_path / "for-jenkins.html")
+    assert sorted(path.name for path in tmp_path.glob("for-jenkins.*")) == [
+        f"for-jenkins.{end}" for end in ("css", "html", "js")
+    ]
+
+
+def test_a_page_has_not_the_name_of_its_own_style(run, tmp_path):
+    error = call(run.path, "--assets", "split", "--out", tmp_path / "report.css").exception
+    assert isinstance(error, UserError)
+    assert "beside the page" in error.message
+
+
+def test_unknown_assets_are_the_users_fault(run):
+    assert call(run.path, "--assets", "zip").exit_code == 2
+
+
 MICRO = '{"benchmarks": [{"name": "test_matmul", "stats": {"median": 0.25}}]}'
 
 
@@ -101,6 +122,15 @@ def test_the_page_never_takes_the_place_of_its_file(tmp_path, monkeypatch, out):
     path = tmp_path / "micro.html"
     path.write_text(MICRO, encoding="utf-8")
     error = call(path, *out).exception
+    assert isinstance(error, UserError)
+    assert "would overwrite" in error.message
+    assert path.read_text(encoding="utf-8") == MICRO
+
+
+def test_the_style_beside_a_page_never_takes_the_place_of_its_file(tmp_path):
+    path = tmp_path / "micro.css"
+    path.write_text(MICRO, encoding="utf-8")
+    error = call(path, "--assets", "split").exception
     assert isinstance(error, UserError)
     assert "would overwrite" in error.message
     assert path.read_text(encoding="utf-8") == MICRO

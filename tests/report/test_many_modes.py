@@ -243,21 +243,3 @@ def test_a_run_of_one_world_size_has_no_scaling(tmp_path):
 def test_the_title_counts_workloads_modes_and_ranks(modes):
     _, page = modes
     assert "142 cases: 2 workloads, 49 modes, 1 and 2 ranks" in page.body
-
-
-def test_weight(tmp_path, modes):
-    """Of 35 modes of two workloads, 10 of them at two world sizes; and of the whole suite ``modes``."""
-    folder = factory.modes_run(
-        tmp_path / "run", single=[*factory.SINGLE[:20], *factory.SINGLE[23:28]], parallel=factory.PARALLEL[:10]
-    )
-    assert len(folder.records()) == 88
-    assert len(run_page(folder).encode()) <= 440_000
-    assert len(modes[1].source.encode()) <= 620_000
-
-
-def test_weight_where_every_case_is_noisy(tmp_path):
-    cases = [factory.planned(name, mode) for name in ("gpt-tiny", "bert-tiny") for mode in factory.PARALLEL]
-    folder = RunFolder.create(tmp_path / "run", factory.make_run(cases))
-    for case in cases:
-        factory.add(folder, *factory.ok_record(case, noisy=True, steps=30))
-    assert len(run_page(folder).encode()) <= 300_000

@@ -122,6 +122,45 @@ def test_a_line_that_is_no_record(line: bytes, said: str, folder: RunFolder) -> 
     assert "not written by this version" in str(error.value.hint)
 
 
+def test_a_damaged_line_stands_for_itself(folder: RunFolder) -> None:
+    """It neither replaces a valid record of its case, nor is it replaced by a newer one."""
+    file = folder.path / "records.jsonl"
+    folder.append(record("a/x/ws1", 1.0))
+    for line in (b'{"case": "a/x/ws1", "status": "ok"}', b"garbage", b'{"schema_version":1,"case":"half'):
+        file.write_bytes(file.read_bytes() + line + b"\n")
+    folder.append(record("b/x/ws1", 2.0))
+    folder.append(record("a/x/ws1", 3.0))
+    found = folder.recorded()
+    assert [(one.line, one.record.case, one.record.wall_seconds, bool(one.damage)) for one in found] == [
+        (6, "a/x/ws1", 3.0, False),
+        (2, "a/x/ws1", None, True),
+        (3, "records.jsonl line 3", None, True),
+        (5, "b/x/ws1", 2.0, False),
+    ]
+    assert folder.damage == [*found[1].damage, *found[2].damage]
+    folder.recorded()
+    assert len(folder.damage) == len(found[1].damage) + 1  # told once
+
+
+def test_a_whole_line_that_is_spoilt_in_its_middle_is_no_half_line(folder: RunFolder) -> None:
+    whole = record("a/x/ws1").model_dump_json(by_alias=True).encode()
+    file = folder.path / "records.jsonl"
+    for spoilt in (whole.replace(b'"workload":', b'"workload"\xff'), whole.replace(b",", b";", 1)):
+        file.write_bytes(spoilt + b"\n")
+        (found,) = folder.recorded()
+        assert found.damage
+        assert found.record.case == "a/x/ws1"
+        with pytest.raises(UserError, match=r"records\.jsonl, line 1: document: Invalid JSON"):
+            folder.records()
+
+
+def test_records_that_cannot_be_read(folder: RunFolder) -> None:
+    (folder.path / "records.jsonl").mkdir()
+    for read_ in (folder.records, folder.recorded):
+        with pytest.raises(UserError, match=r"cannot read .*records\.jsonl: Is a directory"):
+            read_()
+
+
 def test_a_number_that_is_not_finite_is_null(folder: RunFolder) -> None:
     full, series = ok_record(EAGER)
     full.loss.final, full.loss.eval = math.nan, math.inf
@@ -220,6 +259,23 @@ def test_a_series_that_is_no_series(folder: RunFolder) -> None:
     (folder.path / full.series).write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"gpt-tiny__eager__ws1\.json: document: Invalid JSON"):
         folder.read_series(full)
+
+
+def test_why_there_is_no_series(folder: RunFolder) -> None:
+    full, series = ok_record(EAGER)
+    assert folder.recorded_series(full) == (None, None)
+    full.series = folder.write_series(full.case, series)
+    assert folder.recorded_series(full) == (series, None)
+    file = folder.path / full.series
+    file.write_bytes(b'{"loss": "fell"}')
+    found, why = folder.recorded_series(full)
+    assert found is None
+    assert why is not None
+    assert why.startswith(f"{file}: loss: Input should be")
+    assert folder.damage == [why]
+    file.unlink()
+    assert folder.recorded_series(full) == (None, f"{full.series} is not there")
+    assert folder.damage == [why]
 
 
 def test_the_tail_of_a_log(folder: RunFolder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeGuard
 
 from markupsafe import Markup
@@ -29,6 +30,11 @@ class Curve:
     name: str
     ink: Ink
     values: Sequence[float | None]
+
+    @cached_property
+    def finite(self) -> list[float]:
+        """Those that can be drawn."""
+        return [value for value in self.values if _finite(value)]
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def _domain(values: Sequence[float], log: bool) -> tuple[float, float]:
 
 
 def _all_values(curves: Sequence[Curve], references: Sequence[Reference]) -> list[float]:
-    values = [value for curve in curves for value in curve.values if _finite(value)]
+    values = [value for curve in curves for value in curve.finite]
     return values + [reference.value for reference in references if _finite(reference.value)]
 
 
@@ -142,27 +148,31 @@ def _references(
 
 
 def _curve(curve: Curve, x: Scale, y: Scale, window: int | None) -> Iterator[Markup]:
-    for segment in _finite_segments(curve.values):
-        raw = [(x(step), y(value)) for step, value in segment]
+    for first, values in _finite_segments(curve):
+        steps = x.all(range(first, first + len(values)))
+        raw = list(zip(steps, y.all(values), strict=True))
         if window is None:
             yield _path(decimate(raw, _POINTS), curve.ink, faint=False)
             continue
         yield _path(decimate(raw, _POINTS), curve.ink, faint=True)
-        middle = running_median([value for _, value in segment], window)
-        bold = [(x(step), y(value)) for (step, _), value in zip(segment, middle, strict=True)]
+        bold = list(zip(steps, y.all(running_median(values, window)), strict=True))
         yield _path(decimate(bold, _POINTS // 3), curve.ink, faint=False)
 
 
-def _finite_segments(values: Sequence[float | None]) -> Iterator[list[tuple[int, float]]]:
-    segment: list[tuple[int, float]] = []
-    for step, value in enumerate(values):
+def _finite_segments(curve: Curve) -> Iterator[tuple[int, list[float]]]:
+    """Stretches of values that can be drawn, each with the step of its first."""
+    if len(curve.finite) == len(curve.values):
+        yield from [(0, curve.finite)] if curve.finite else []
+        return
+    segment: list[float] = []
+    for step, value in enumerate(curve.values):
         if _finite(value):
-            segment.append((step, value))
+            segment.append(value)
         elif segment:
-            yield segment
+            yield step - len(segment), segment
             segment = []
     if segment:
-        yield segment
+        yield len(curve.values) - len(segment), segment
 
 
 def _path(points: Sequence[Point], ink: Ink, *, faint: bool) -> Markup:
@@ -183,7 +193,7 @@ def _path(points: Sequence[Point], ink: Ink, *, faint: bool) -> Markup:
 
 def _losses_of_finiteness(curves: Sequence[Curve], x: Scale) -> Iterator[Markup]:
     """A cross at the top for each first step that is not finite, with the words beside the first of them."""
-    marks = [(step, curve) for curve in curves for step in _not_finite(curve.values)[:20]]
+    marks = [(step, curve) for curve in curves for step in _not_finite(curve)[:20]]
     for step, curve in marks:
         yield element(
             "path",
@@ -200,14 +210,16 @@ def _losses_of_finiteness(curves: Sequence[Curve], x: Scale) -> Iterator[Markup]
         yield label(x(step) + (8 if room else -8), 7, text, anchor=None if room else "end")
 
 
-def _not_finite(values: Sequence[float | None]) -> list[int]:
-    return [step for step, value in enumerate(values) if not _finite(value)]
+def _not_finite(curve: Curve) -> list[int]:
+    if len(curve.finite) == len(curve.values):
+        return []
+    return [step for step, value in enumerate(curve.values) if not _finite(value)]
 
 
 def _describe(curves: Sequence[Curve], references: Sequence[Reference]) -> str:
     said = []
     for curve in curves:
-        finite = [value for value in curve.values if _finite(value)]
+        finite = curve.finite
         lost = len(curve.values) - len(finite)
         ends = f"from {number(finite[0])} to {number(finite[-1])}" if finite else "no finite value"
         said.append(f"{curve.name}: {ends} in {len(curve.values)} steps" + (f", {lost} not finite" if lost else ""))

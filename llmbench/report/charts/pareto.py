@@ -8,12 +8,13 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from llmbench.report.charts.axes import bottom_axis, left_axis
 from llmbench.report.charts.labels import Box, around, place
 from llmbench.report.charts.marks import RADIUS, full, hollow, mark, named, pale, whisker
 from llmbench.report.charts.scale import Scale
 from llmbench.report.format import shorten
 from llmbench.report.palette import Ink
-from llmbench.report.svg import MUTED, chart, element, label, rule, text_width
+from llmbench.report.svg import MUTED, chart, element, label, text_width
 
 _LONGEST_NAME = 26
 _BETTER = "faster, less memory ↘"
@@ -85,13 +86,8 @@ def pareto(
     x = _axis([*(one.speed for one in marks), *ends], left, width - 8)
     floor = tall - 34
 
-    drawn: list[Markup] = []
-    for tick, text in y_ticks:
-        drawn += [rule(left, y(tick), width, y(tick)), label(left - 6, y(tick), text, anchor="end", muted=True)]
-    drawn.append(rule(left, floor, width, floor, class_="axis", stroke=MUTED))
-    for tick in x.ticks(4):
-        drawn.append(rule(x(tick), floor, x(tick), floor + 4, class_="axis", stroke=MUTED))
-        drawn.append(label(x(tick), floor + 12, speed_text(tick), anchor="middle", muted=True))
+    drawn = left_axis([(y(tick), text) for tick, text in y_ticks], left, width)
+    drawn += bottom_axis([(x(tick), speed_text(tick)) for tick in x.ticks(4)], left, width, floor)
     drawn.append(label(left, tall - 7, speed_name, muted=True))
     drawn.append(label(width, tall - 7, _BETTER, anchor="end", muted=True))
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from llmbench.report.charts.axes import bottom_axis, left_axis
 from llmbench.report.charts.labels import Box, apart, around, place
 from llmbench.report.charts.marks import RADIUS, full, hollow, mark, named
 from llmbench.report.charts.scale import Scale
 from llmbench.report.format import number, short, shorten
 from llmbench.report.palette import DASHES, Ink
-from llmbench.report.svg import INK, MUTED, chart, element, label, rule, text_width
+from llmbench.report.svg import INK, chart, element, label, text_width
 
 _LONGEST_NAME = 22
 
@@ -96,13 +97,8 @@ def roofline(
     right = width - max(map(text_width, names), default=0) - 6
     x = Scale(*ends.intensity, left, right, log=True)
 
-    drawn: list[Markup] = []
-    for tick, text in y_ticks:
-        drawn += [rule(left, y(tick), right, y(tick)), label(left - 6, y(tick), text, anchor="end", muted=True)]
-    drawn.append(rule(left, floor, right, floor, class_="axis", stroke=MUTED))
-    for tick in x.ticks(5):
-        drawn.append(rule(x(tick), floor, x(tick), floor + 4, class_="axis", stroke=MUTED))
-        drawn.append(label(x(tick), floor + 12, short(tick), anchor="middle", muted=True))
+    drawn = left_axis([(y(tick), text) for tick, text in y_ticks], left, right)
+    drawn += bottom_axis([(x(tick), short(tick)) for tick in x.ticks(5)], left, right, floor)
     drawn.append(label(right, tall - 7, "FLOP per byte, at most", anchor="end", muted=True))
     drawn.append(label(0, 6, "TFLOP/s of a rank", muted=True))
     drawn += _roofs(roofs, names, rate, x, y)

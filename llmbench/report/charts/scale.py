@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -17,11 +18,16 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
+        return self.all([value])[0]
+
+    def all(self, values: Iterable[float]) -> list[float]:
+        """Of many values at once."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         # Halved, for the difference of two finite numbers can be infinite.
-        span = high / 2 - low / 2
-        share = (value / 2 - low / 2) / span if span else 0.5
-        return self.start + share * (self.end - self.start)
+        half, span, start, wide = low / 2, high / 2 - low / 2, self.start, self.end - self.start
+        if not span:
+            return [start + 0.5 * wide for _ in values]
+        return [start + (value / 2 - half) / span * wide for value in (map(math.log, values) if self.log else values)]
 
     def ticks(self, count: int = 4) -> list[float]:
         return _log_ticks(self.low, self.high, count) if self.log else linear_ticks(self.low, self.high, count)

@@ -6,13 +6,14 @@ import shlex
 from pathlib import Path
 
 from llmbench.report import environment
-from llmbench.report.charts.decimate import thin
 from llmbench.report.charts.stacks import patterns
 from llmbench.report.format import count, duration, moment, timestamp
-from llmbench.report.page import render
+from llmbench.report.page import render, write_page
 from llmbench.report.run import memory, pareto, summary
-from llmbench.report.run.cases import CaseView, matrix_size, read_cases
+from llmbench.report.run.cases import matrix_size, read_cases
+from llmbench.report.run.data import COLUMNS, document
 from llmbench.report.run.details import details as all_details
+from llmbench.report.run.explore import explore
 from llmbench.report.run.ladder import ladder_views
 from llmbench.report.run.matrix import STEPS, matrix
 from llmbench.report.run.pick import RULE, inked, picked
@@ -20,9 +21,9 @@ from llmbench.report.run.roofline import roofline_section
 from llmbench.report.run.shared import told_once
 from llmbench.report.run.table import table as all_cases
 from llmbench.report.run.workloads import panels
-from llmbench.report.verdict import VERDICTS, pills
+from llmbench.report.verdict import URGENCY, VERDICTS, pills
 from llmbench.results.schema import Run
-from llmbench.results.store import RunFolder, write_atomically
+from llmbench.results.store import RunFolder
 
 _SHOWN_AT_ONCE = 5  # groups of attention on the first screen
 
@@ -31,10 +32,11 @@ def run_page(folder: RunFolder) -> str:
     """The HTML of a run that is finished, still going on, or was killed.
 
     Raises:
-        UserError: the folder holds no run, or a record in it is none.
+        UserError: the folder holds no run. What is damaged in one is shown, and named in ``folder.damage``.
     """
-    run = folder.read_run()
+    run = folder.recorded_run()
     cases = read_cases(folder, run)
+    damage = [told.removeprefix(f"{folder.path}/") for told in folder.damage]
     drawn = [case.id for row in matrix(cases).rows for case in picked(row.cases)]
     cases = inked(cases, [case for case in cases if case.id in drawn])
     speeds = matrix(cases)
@@ -43,13 +45,16 @@ def run_page(folder: RunFolder) -> str:
     ran = [case for case in cases if case.verdict.key not in ("skipped", "missing")]
     shared, details = told_once(all_details(ran, [case for case in ran if case.id in drawn], speedups))
     attention = [group for group in summary.attention(cases, run, str(folder.path)) if group.verdict.key != "skipped"]
+    attention += summary.damaged_files(damage, cases)
+    attention.sort(key=lambda group: URGENCY.index(group.verdict.key))
     skipped = [group for group in calm if group.verdict.key == "skipped"]
     workloads = panels(speeds)
     return render(
         "run.html.j2",
-        _data(run, cases),
-        styles=["run"],
-        packed=True,
+        document(run, cases),
+        styles=["run", "explore"],
+        scripts=["tables", "plot", "explore"],
+        columns=COLUMNS,
         run=run,
         title=_title(run),
         meta=_meta(run),
@@ -76,6 +81,7 @@ def run_page(folder: RunFolder) -> str:
         shapes=pareto.shape_legend([case for case in cases if case.throughput is not None]),
         hollow=any(case.throughput is not None and not case.counts for case in cases),
         roofline=roofline_section(speeds),
+        explore=explore(speeds),
         table=all_cases(ran, calm, speedups),
         calm=calm,
         skipped=skipped,
@@ -92,7 +98,7 @@ def write_run_report(folder: RunFolder) -> Path:
         UserError: as ``run_page``.
         OSError: the folder cannot be written.
     """
-    write_atomically(folder.report, run_page(folder))
+    write_page(folder.report, run_page(folder))
     return folder.report
 
 
@@ -108,19 +114,3 @@ def _meta(run: Run) -> list[str]:
     resumed = f"resumed {count(run.resumed, 'time')}" if run.resumed else None
     parts = [timestamp(run.started_at), took, f"run {run.id}", f"suite {run.suite}", state, resumed]
     return [part for part in parts if part]
-
-
-def _data(run: Run, cases: list[CaseView]) -> str:
-    """Run, records and thinned loss curves as one JSON document."""
-    recorded = sorted((case for case in cases if case.number is not None), key=lambda case: case.number or 0)
-    records = ",".join(case.stored.model_dump_json(by_alias=True) for case in recorded if case.stored)
-    curves = ",".join(_curve(thin(case.series.loss)) if case.series else "null" for case in recorded)
-    return f'{{"run":{run.model_dump_json(by_alias=True)},"records":[{records}],"loss":[{curves}]}}'
-
-
-def _curve(pairs: list[list[float | None]]) -> str:
-    """As ``{"step": [...], "loss": [...]}``, the steps left out where none is missing."""
-    dense = [step for step, _ in pairs] == list(range(len(pairs)))
-    steps = ",".join(str(int(step or 0)) for step, _ in pairs)
-    values = ",".join("null" if value is None else repr(value) for _, value in pairs)
-    return f'{{"loss":[{values}]}}' if dense else f'{{"step":[{steps}],"loss":[{values}]}}'

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbench.errors import UserError
 from llmbench.report.format import count, half_width, plain_log
 from llmbench.report.palette import Ink, ink
 from llmbench.report.verdict import VERDICTS, Verdict
-from llmbench.results.schema import BROKEN, Memory, Record, Run, Series
+from llmbench.results.salvage import UNKNOWN, Recorded
+from llmbench.results.schema import BROKEN, Error, Memory, PlannedCase, Record, Run, Series
 from llmbench.results.store import RunFolder
 
 EAGER = "eager"
@@ -41,6 +41,7 @@ class CaseView:
         stored: the same as it stands in the file, for the downloads.
         variant: what its id says beyond workload, mode and world size, such as a batch shape; mostly empty.
         anchor: id of its details on the page, unique there.
+        damage: what of its record could not be read; such a case is ``damaged``, whatever its status.
         series_fault: why the series cannot be shown, if it should be there.
         number: position among the records, None for a case without one.
     """
@@ -53,6 +54,7 @@ class CaseView:
     verdict: Verdict
     record: Record | None
     stored: Record | None
+    damage: list[str]
     series: Series | None
     series_fault: str | None
     log: list[str]
@@ -95,42 +97,99 @@ class CaseView:
         return memory.peak_rss_bytes if memory.peak_allocated_bytes is None else memory.peak_allocated_bytes
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A case planned or recorded. ``id`` is the case's own, or says the line where several records have it."""
+
+    id: str
+    workload: str
+    variant: str
+    mode: str
+    world_size: int
+    number: int | None = None
+    recorded: Recorded | None = None
+
+
 def read_cases(folder: RunFolder, run: Run) -> list[CaseView]:
-    """Planned cases in the order of the suite, then what was recorded besides."""
-    records = {record.case: (number, record) for number, record in enumerate(folder.records())}
-    planned = {case.case: (case.workload, case.mode, case.world_size) for case in run.cases}
-    known = planned | {
-        case: (record.workload, record.mode, record.world_size)
-        for case, (_, record) in records.items()
-        if case not in planned
-    }
-    columns = _columns((mode, world_size) for _, mode, world_size in known.values())
-    several = len({world_size for _, _, world_size in known.values()}) > 1
+    """Planned cases in the order of the suite, then what was recorded besides; a damaged line is a case of its own."""
+    rows = _rows(folder, run)
+    columns = _columns((row.mode, row.world_size) for row in rows)
+    several = len({row.world_size for row in rows}) > 1
     anchors = _Anchors()
-    views = []
-    for case, (workload, mode, world_size) in known.items():
-        number, stored = records.get(case, (None, None))
-        record = stored and tamed(stored)
-        series, fault = _series(folder, record)
-        verdict = judge(record)
-        views.append(
-            CaseView(
-                id=case,
-                workload=workload,
-                variant="/".join(case.split("/")[3:]),
-                column=columns[mode, world_size],
-                anchor=anchors.of(case),
-                verdict=verdict,
-                record=record,
-                stored=stored,
-                series=series,
-                series_fault=fault,
-                log=[plain_log(line) for line in folder.log_tail(record)] if record and verdict.tone == "bad" else [],
-                rerun=rerun_command(run, workload, mode, world_size if several else None),
-                number=number,
-            )
+    return [
+        _view(
+            folder,
+            row,
+            column=columns[row.mode, row.world_size],
+            anchor=anchors.of(row.id),
+            rerun=rerun_command(run, row.workload, row.mode, row.world_size if several else None),
         )
-    return views
+        for row in rows
+    ]
+
+
+def _rows(folder: RunFolder, run: Run) -> list[_Row]:
+    found: dict[str, list[tuple[int, Recorded]]] = {}
+    for number, recorded in enumerate(folder.recorded()):
+        found.setdefault(recorded.record.case, []).append((number, recorded))
+    for records in found.values():
+        records.sort(key=lambda pair: bool(pair[1].damage))  # the valid one comes first
+    planned = {case.case: _about(case) for case in run.cases}
+    about = planned | {case: _about(records[0][1].record) for case, records in found.items() if case not in planned}
+    taken, rows = set(about), []
+    for case, names in about.items():
+        records = found.get(case, [])
+        rows.append(_Row(case, *names, *(records[0] if records else ())))
+        for number, recorded in records[1:]:
+            name = f"{case} (line {recorded.line})"
+            while name in taken:
+                name += "′"
+            taken.add(name)
+            rows.append(_Row(name, *names, number, recorded))
+    return rows
+
+
+def _about(case: Record | PlannedCase) -> tuple[str, str, str, int]:
+    return case.workload, "/".join(case.case.split("/")[3:]), case.mode, case.world_size
+
+
+def _view(folder: RunFolder, row: _Row, *, column: Column, anchor: str, rerun: str) -> CaseView:
+    stored = row.recorded.record if row.recorded else None
+    damage = [_here(folder, told) for told in row.recorded.damage] if row.recorded else []
+    record = stored and tamed(stored)
+    series, fault = folder.recorded_series(record) if record else (None, None)
+    record = _damaged(record, damage) if record and damage else record
+    verdict = VERDICTS["damaged"] if damage else judge(record)
+    return CaseView(
+        id=row.id,
+        workload=row.workload,
+        variant=row.variant,
+        column=column,
+        anchor=anchor,
+        verdict=verdict,
+        record=record,
+        stored=stored,
+        damage=damage,
+        series=series,
+        series_fault=fault and _here(folder, fault),
+        log=[plain_log(line) for line in folder.log_tail(record)] if record and verdict.tone == "bad" else [],
+        rerun=rerun,
+        number=row.number,
+    )
+
+
+def _damaged(record: Record, damage: Sequence[str]) -> Record:
+    """The record as one that failed: what it says of success cannot be relied on."""
+    before = record.error if record.error and record.error.type != "Damaged" else None
+    said = [f"{before.type}: {before.message}"] if before else []
+    hint = "what can be read of it is shown, and counts nowhere"
+    error = Error(type="Damaged", message="\n".join([*damage, *said]), hint=(before and before.hint) or hint)
+    return record.model_copy(update={"status": "failed", "error": error})
+
+
+def _here(folder: RunFolder, told: str) -> str:
+    """A fault with its file named as seen from the run's folder."""
+    return told.removeprefix(f"{folder.path}/")
 
 
 def tamed(record: Record) -> Record:
@@ -204,18 +263,6 @@ class _Anchors:
         return anchor
 
 
-def _series(folder: RunFolder, record: Record | None) -> tuple[Series | None, str | None]:
-    if record is None or not record.series:
-        return None, None
-    try:
-        series = folder.read_series(record)
-    except UserError as error:
-        return None, error.message
-    except (OSError, ValueError) as error:
-        return None, f"{record.series}: {error}"
-    return series, None if series else f"{record.series} is not there"
-
-
 _WITH_VALUE = {"--workload", "-w", "--mode", "-m", "--world-size", "--out", "--resume"}
 _FLAGS = {"--json", "--plan"}
 
@@ -223,6 +270,8 @@ _FLAGS = {"--json", "--plan"}
 def rerun_command(run: Run, workload: str, mode: str, world_size: int | None = None) -> str:
     """The run's own command, narrowed to one case and without its output folder."""
     command = _narrowed(run.command) or ["llmbench", "run", run.suite]
+    if UNKNOWN in (workload, mode):
+        return shlex.join(command)
     ranks = ["--world-size", str(world_size)] if world_size is not None else []
     return shlex.join([*command, "--workload", workload, "--mode", mode, *ranks])
 

@@ -12,6 +12,7 @@ from llmbench.report.format import NOTHING, plus_minus, si, times
 from llmbench.report.run.cases import CaseView, Column
 from llmbench.report.run.kinds import KINDS, kind
 from llmbench.report.run.speedup import Speedup, base_of, speedup
+from llmbench.results.salvage import UNKNOWN
 
 STEPS = (1.05, 1.25, 1.5, 2.0, 3.0)
 """Speed-ups at which the ramp takes the next shade: fixed, so that pages can be held side by side."""
@@ -129,6 +130,7 @@ def _place(row: Row, world_size: int) -> str:
 
 
 def matrix(cases: Sequence[CaseView]) -> Matrix:
+    cases = [case for case in cases if not (case.damage and UNKNOWN in (case.workload, case.column.mode))]
     columns = sorted({case.column for case in cases}, key=lambda column: _order(column, cases))
     rows: dict[tuple[str, str], list[CaseView]] = {}
     for case in cases:

@@ -40,7 +40,7 @@ def measured(case: CaseView, record: Record, ratio: Speedup | None) -> list[Sect
 
 
 def _speed(case: CaseView, record: Record, ratio: Speedup | None) -> Facts:
-    facts = [("ran", f"{duration(record.wall_seconds)}, from {timestamp(record.started_at)}")]
+    facts = [("ran", _when(record))]
     if record.throughput:
         low, high = record.throughput.ci95
         bounds = f"95 % interval {si(low)} to {si(high)}, {record.throughput.n} steps"
@@ -73,6 +73,12 @@ def _speed(case: CaseView, record: Record, ratio: Speedup | None) -> Facts:
         ("MFU", _share(record.mfu, record.peak)),
         ("share of measured peak", _share(record.mfu_of_measured_peak, record.measured_peak)),
     ]
+
+
+def _when(record: Record) -> str:
+    known = record.wall_seconds is not None, record.started_at is not None
+    took, began = duration(record.wall_seconds), f"from {timestamp(record.started_at)}"
+    return ", ".join(text for text, there in zip((took, began), known, strict=True) if there) or NOTHING
 
 
 def _sampling(found: Sampling) -> str:

@@ -63,7 +63,7 @@ def _log_half_width(interval: tuple[float, float]) -> float | None:
 def base_of(row: Iterable[CaseView]) -> CaseView | None:
     """The case that the others of its workload are held against: eager, at the smallest world size."""
     eager = [case for case in row if case.column.mode == EAGER]
-    return min(eager, key=lambda case: case.column.world_size, default=None)
+    return min(eager, key=lambda case: (bool(case.damage), case.column.world_size), default=None)
 
 
 @dataclass(frozen=True)

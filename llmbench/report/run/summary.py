@@ -56,6 +56,22 @@ def attention(cases: Sequence[CaseView], run: Run, path: str) -> list[Attention]
     ]
 
 
+def damaged_files(damage: Sequence[str], cases: Sequence[CaseView]) -> list[Attention]:
+    """What is damaged beside the records, file by file: ``run.json`` and the series of cases."""
+    of_records = {fault for case in cases for fault in case.damage}
+    files: dict[str, list[str]] = {}
+    for fault in damage:
+        if fault not in of_records:
+            file, _, what = fault.partition(": ")
+            files.setdefault(file, []).append(what)
+    found = []
+    for file, said in files.items():
+        rest = f"; and {len(said) - 3} more" if len(said) > 3 else ""
+        without = [case for case in cases if case.series_fault and case.series_fault.startswith(f"{file}: ")]
+        found.append(Attention(VERDICTS["damaged"], without, f"{file}: {'; '.join(said[:3])}{rest}", None))
+    return found
+
+
 @dataclass(frozen=True)
 class Calm:
     """Cases without a number, of one verdict and cause: nothing was measured, so they take one line together."""
@@ -110,7 +126,7 @@ def explain(case: CaseView) -> tuple[str, str | None]:
     if record.error is not None:
         lines = record.error.message.strip().splitlines() or [""]
         # The verdict says it already.
-        told = record.error.type in lines[0] or record.error.type in ("Unavailable", "Refused", "Invalid")
+        told = record.error.type in lines[0] or record.error.type in ("Unavailable", "Refused", "Invalid", "Damaged")
         kind = "" if told else record.error.type
         return shorten(": ".join(part for part in (kind, lines[0]) if part), 320), record.error.hint
     parity = record.parity
@@ -175,7 +191,7 @@ def _uncertainty(cases: Sequence[CaseView]) -> Figure:
 
 
 def _memory(cases: Sequence[CaseView]) -> Figure:
-    known = [(case.peak_bytes, case) for case in cases if case.peak_bytes is not None]
+    known = [(case.peak_bytes, case) for case in cases if case.peak_bytes is not None and not case.damage]
     if not known:
         return Figure(NOTHING, "peak memory", "not measured")
     peak, case = max(known, key=lambda pair: pair[0])
@@ -186,9 +202,10 @@ def _memory(cases: Sequence[CaseView]) -> Figure:
 
 
 def _energy(cases: Sequence[CaseView]) -> Figure:
-    measured = [(case.record.energy, case.record.phases) for case in cases if case.record and case.record.energy]
+    whole = [case.record for case in cases if case.record and not case.damage]
+    measured = [(record.energy, record.phases) for record in whole if record.energy]
     if not measured:
-        reasons = Counter(case.record.energy_reason for case in cases if case.record and case.record.energy_reason)
+        reasons = Counter(record.energy_reason for record in whole if record.energy_reason)
         reason = reasons.most_common(1)[0][0] if reasons else None
         return Figure(NOTHING, "energy: not measured", shorten(reason, 120) if reason else "")
     joules = sum(energy.joules for energy, _ in measured)
@@ -199,8 +216,9 @@ def _energy(cases: Sequence[CaseView]) -> Figure:
 
 def _training(cases: Sequence[CaseView]) -> Figure:
     """Parity with eager where it was judged, and how many losses fell."""
-    losses = [case.record.loss for case in cases if case.record and case.record.loss]
-    parity = [case.record.parity for case in cases if case.record and case.record.parity]
+    whole = [case.record for case in cases if case.record and not case.damage]
+    losses = [record.loss for record in whole if record.loss]
+    parity = [record.parity for record in whole if record.parity]
     broken = sum(is_broken(case) for case in cases)
     learned = f"{sum(loss.learned for loss in losses)} of {count(len(losses), 'loss', 'losses')} fell"
     if parity:

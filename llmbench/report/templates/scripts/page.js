@@ -22,25 +22,6 @@ const showTheme = () => {
 };
 showTheme();
 
-const download = (name, type, text) => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-};
-// The data as JSON; of a run it is carried as gzip in base64.
-const data = async () => {
-  const { type, textContent } = document.getElementById("data");
-  if (type === "application/json") return textContent;
-  const bytes = Uint8Array.from(atob(textContent), (character) => character.charCodeAt(0));
-  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
-};
-const fileName = (text, ending) => {
-  const run = JSON.parse(text).run;
-  return `${(run ? run.id : "doctor").replace(/[^\w.-]+/g, "-") || "llmbench"}.${ending}`;
-};
-
 const copy = async (button) => {
   const source = button.parentElement.querySelector("code");
   let done = true;
@@ -60,35 +41,51 @@ const actions = {
     stored(theme);
     showTheme();
   },
-  json: () => data().then((text) => download(fileName(text, "json"), "application/json", text)),
   print: () => window.print(),
   copy,
 };
 
-// What the hash keeps, so that a link shows the same.
-const state = {};
+// What the hash keeps, so that a link shows the same: `#q=gpt&sort=2d&case=gpt-tiny/eager/ws1`. A hash without "=" is the
+// id of a case or a section.
+const state = { case: "" };
 const shows = [];
 const readState = () => {
-  const hash = new URLSearchParams(location.hash.slice(1));
-  if ([...hash.keys()].some((key) => key in state)) for (const key in state) state[key] = hash.get(key) || "";
+  const hash = location.hash.slice(1);
+  if (!hash.includes("=")) return;
+  const kept = new URLSearchParams(hash);
+  for (const key in state) state[key] = kept.get(key) ?? "";
 };
+// As short as a hash may be written: slashes, commas, colons and semicolons need no escape in it.
+const inHash = (value) =>
+  encodeURIComponent(value)
+    .replace(/%(2F|2C|3A|3B)/g, decodeURIComponent)
+    .replaceAll("%20", "+");
 const writeState = () => {
-  const kept = Object.entries(state).filter(([, value]) => value);
-  history.replaceState(null, "", kept.length ? `#${new URLSearchParams(kept)}` : location.pathname + location.search);
+  const { case: id, ...rest } = state;
+  const kept = Object.entries({ ...rest, case: id }).filter(([, value]) => value);
+  const hash = kept.map(([key, value]) => `${key}=${inHash(value)}`).join("&");
+  history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
 };
 
-// A link to a case opens it.
-const openTarget = () => {
-  let id = location.hash.slice(1);
+// A link to a case opens it, and what the hash kept before stays there.
+const namedInHash = () => {
+  const hash = location.hash.slice(1);
+  if (hash.includes("=")) return state.case;
   try {
-    id = decodeURIComponent(id);
+    return decodeURIComponent(hash);
   } catch {
-    return; // not an id of ours
+    return ""; // no id of ours
   }
+};
+const openTarget = () => {
+  const id = namedInHash();
   const details = document.getElementById(id)?.closest("details");
-  if (!details) return;
-  details.open = true;
-  details.scrollIntoView();
+  state.case = details ? id : "";
+  if (details) {
+    details.open = true;
+    details.scrollIntoView();
+  }
+  if (!location.hash.includes("=") && Object.entries(state).some(([key, value]) => key !== "case" && value)) writeState();
 };
 
 const setUps = [];

@@ -1,33 +1,5 @@
-// Tables that sort and filter, and CSV of the rows that are left.
+// Tables that sort and filter.
 Object.assign(state, { q: "", problems: "", sort: "" });
-
-// Nested objects as dotted keys, the same as the page shows them.
-const flatten = (value, prefix = "", flat = {}) => {
-  for (const [key, item] of Object.entries(value)) {
-    if (item && typeof item === "object" && !Array.isArray(item)) flatten(item, `${prefix}${key}.`, flat);
-    else flat[prefix + key] = Array.isArray(item) ? JSON.stringify(item) : item;
-  }
-  return flat;
-};
-const csvField = (value) => {
-  if (value === null || value === undefined) return "";
-  let text = String(value);
-  // A spreadsheet would run text that begins like a formula.
-  if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
-  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-};
-// The records of the rows that the filter leaves, in the order of the table.
-const csv = (text) => {
-  const records = JSON.parse(text).records;
-  const rows = all("#cases-table tbody tr[data-record]")
-    .filter((row) => !row.hidden)
-    .flatMap((row) => row.dataset.record.split(" ").map((number) => flatten(records[Number(number)])));
-  const keys = [...new Set(rows.flatMap(Object.keys))];
-  return [keys, ...rows.map((row) => keys.map((key) => row[key]))]
-    .map((fields) => fields.map(csvField).join(",") + "\r\n")
-    .join("");
-};
-actions.csv = () => data().then((text) => download(fileName(text, "csv"), "text/csv", csv(text)));
 
 const applyFilter = (table) => {
   const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
@@ -86,23 +58,23 @@ const setUpTable = (table) => {
     });
   });
   const show = () => {
-    search.value = state.q;
-    problems.checked = Boolean(state.problems);
+    if (search) search.value = state.q;
+    if (problems) problems.checked = Boolean(state.problems);
     applyFilter(table);
     applySort(table);
   };
-  search.addEventListener("input", () => {
+  search?.addEventListener("input", () => {
     state.q = search.value;
     writeState();
     applyFilter(table);
   });
-  problems.addEventListener("change", () => {
+  problems?.addEventListener("change", () => {
     state.problems = problems.checked ? "1" : "";
     writeState();
     applyFilter(table);
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.closest("input, textarea")) return;
+    if (!search || event.key !== "/" || event.ctrlKey || event.metaKey || event.target.closest("input, textarea")) return;
     event.preventDefault();
     search.focus();
   });

@@ -1,0 +1,327 @@
+"""Every page, built from documents that mean harm: it is built, it is whole, nothing in it acts, nothing is dropped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from llmbench.errors import UserError
+from llmbench.report import doctor_page, run_page
+from llmbench.report.benchmarks import benchmarks_page
+from llmbench.report.format import printable
+from llmbench.results.benchmarks import BenchmarkFile
+from llmbench.results.schema import PlannedCase, Record, Run, Series
+from llmbench.results.store import RunFolder
+from tests import factory
+from tests.doctor import made as doctor_made
+from tests.report import hostile
+from tests.report.html_reader import Page
+from tests.results.test_salvage import inside, spoil
+
+ELEMENTS = frozenset(
+    re.findall(
+        r"\w+",
+        "html head meta title style script body header nav main section footer div span p h1 h2 h3 h4 ul ol li dl dt "
+        "dd pre code kbd em strong small sub sup b i br wbr a button label input select option output fieldset legend "
+        "details summary table caption thead tbody tr th td svg g path rect circle line polyline text tspan desc defs "
+        "pattern clippath",
+    )
+)
+"""The only ones that a page is made of: none that loads or embeds."""
+
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A page, and texts that it must not drop."""
+
+    source: str
+    shown: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of page.
+
+    Attributes:
+        calm: the page of a harmless document.
+        build: a page in this folder, of a document made by chance, spoilt to a degree; None where the command would
+            refuse the document.
+        examples: documents that the test makes.
+    """
+
+    name: str
+    calm: Callable[[Path], str]
+    build: Callable[[Path, Random, float], Built | None]
+    examples: int
+
+
+def written(document: Any) -> str:
+    """As JSON with everything that Python's writer lets through: NaN, half surrogate pairs."""
+    return json.dumps(document)
+
+
+# Runs
+
+GOOD_RUN = json.loads(
+    factory.make_run([factory.planned("gpt-tiny", mode) for mode in ("eager", "bf16")]).model_dump_json()
+)
+GOOD_RECORDS = [
+    json.loads(factory.ok_record(factory.planned(*case), steps=70)[0].model_dump_json(by_alias=True))
+    for case in (("gpt-tiny", "eager"), ("gpt-tiny", "bf16"), ("lora-tiny", "compile+ddp", 2))
+]
+
+
+def run_of(path: Path, rng: Random, spoilt: float) -> Built:
+    records = [_record(rng, spoilt) for _ in range(rng.randrange(5))]
+    cases = [hostile.made(PlannedCase, rng, spoilt) for _ in range(rng.randrange(3))]
+    known = [record for record in records if isinstance(record, dict) and rng.random() < 0.5]
+    cases += [{key: record[key] for key in ("case", "workload", "mode", "config") if key in record} for record in known]
+    run = (hostile.poisoned(GOOD_RUN, rng) if rng.random() < 0.5 else hostile.made(Run, rng)) | {"cases": cases}
+    if spoilt:
+        run = hostile.poisoned(run, rng, spoilt / 4)
+        run = run if isinstance(run, dict) else {"cases": cases}
+    return write_run(path, run, records, rng, spoilt)
+
+
+def _record(rng: Random, spoilt: float) -> Any:
+    if rng.random() < 0.4:
+        record = hostile.poisoned(rng.choice(GOOD_RECORDS), rng, spoilt / 4)
+        valid = [key for key in ("status", "parity", "noise", "throughput", "scaling", "loss") if rng.random() < 0.5]
+        return record | {key: GOOD_RECORDS[0][key] for key in valid} if isinstance(record, dict) else record
+    return hostile.made(Record, rng, spoilt)
+
+
+def write_run(path: Path, run: dict[str, Any], records: list[Any], rng: Random, spoilt: float = 0.0) -> Built:
+    for part in ("series", "logs"):
+        (path / part).mkdir(parents=True)
+    for number, record in enumerate(records):
+        if isinstance(record, dict) and rng.random() < 0.7:
+            record |= {"series": f"series/{number}.json", "log": f"logs/{number}.log"}
+            series = hostile.made(Series, rng, spoilt)
+            (path / f"series/{number}.json").write_text(written(_curve(series, rng)))
+            (path / f"logs/{number}.log").write_text(hostile.text(rng) * 3, encoding="utf-8", errors="surrogatepass")
+    (path / "run.json").write_text(written(run))
+    lines = [written(record) for record in records]
+    (path / "records.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    cases = [*(run["cases"] if isinstance(run.get("cases"), list) else []), *records]
+    named = [case["case"] for case in cases if isinstance(case, dict) and isinstance(case.get("case"), str)]
+    lost = [f"records.jsonl line {n}" for n, record in enumerate(records, 1) if not isinstance(record, dict)]
+    return Built(run_page(RunFolder(path)), [*named, *lost])
+
+
+def _curve(series: Any, rng: Random) -> Any:
+    """Long enough to be drawn, mostly."""
+    if isinstance(series, dict) and rng.random() < 0.7:
+        amount = rng.choice((1, 2, 70, 300))
+        return series | {
+            "loss": [hostile.number(rng) if rng.random() < 0.1 else 5 / (1 + step) for step in range(amount)],
+            "step_seconds": [abs(hostile.number(rng)) for _ in range(amount)],
+            "first_timed_step": rng.choice((0, 20, -5, 10**6)),
+        }
+    return series
+
+
+def calm_run(path: Path) -> str:
+    return run_page(factory.plain_run(path, ["gpt-tiny"], ["eager"]))
+
+
+# Diagnoses
+
+GOOD_DIAGNOSIS = json.loads(
+    written(
+        doctor_made.diagnosis(
+            (
+                "torch.version",
+                doctor_made.failed("2.4", fault="old", link="https://pytorch.org/", script="pip x"),
+            ),
+            ("python.version", doctor_made.warned("3.9")),
+            ("gpu.driver", doctor_made.failed("535", fault="driver-old", root="torch.version")),
+            facts={"torch": {"version": "2.13"}, "devices": [{"name": "H200"}]},
+            environment={"CUDA_VISIBLE_DEVICES": "0"},
+        ).to_json()
+    )
+)
+
+
+def diagnosis_of(path: Path, rng: Random, spoilt: float) -> Built:
+    document = hostile.poisoned(GOOD_DIAGNOSIS, rng, spoilt)
+    document = document if isinstance(document, dict) else {"checks": document}
+    shown = [] if spoilt else [finding["title"] for check in document["checks"] for finding in check["findings"]]
+    return Built(doctor_page(document), [title for title in shown if title])
+
+
+# Micro benchmarks
+
+
+def benchmarks_of(path: Path, rng: Random, spoilt: float) -> Built | None:
+    document = hostile.made(BenchmarkFile, rng)
+    if spoilt:
+        parts = ("machine_info", "commit_info", "datetime", "version")
+        document |= {part: hostile.poisoned(document.get(part), rng, spoilt) for part in parts}
+    for number, benchmark in enumerate(document["benchmarks"]):
+        benchmark["name"] += f" {number}"
+        if rng.random() >= spoilt:  # else most would be refused
+            benchmark["stats"] = {key: abs(rng.gauss(1e-3, 1e-3)) for key in ("median", "q1", "q3", "mean", "stddev")}
+    path.mkdir(parents=True)
+    file = path / "micro.json"
+    file.write_text(written(document))
+    try:
+        return Built(benchmarks_page(file), [one["name"] for one in document["benchmarks"]])
+    except UserError as error:
+        assert str(file) in error.message  # noqa: PT017 (a page or a refusal, and both are checked)
+        return None
+
+
+def calm_benchmarks(path: Path) -> str:
+    path.mkdir(parents=True)
+    (path / "micro.json").write_text('{"benchmarks": [{"name": "test_matmul", "stats": {"median": 0.25}}]}')
+    return benchmarks_page(path / "micro.json")
+
+
+KINDS = (
+    Kind("run", calm_run, run_of, 60),
+    Kind("doctor", lambda _: doctor_page(GOOD_DIAGNOSIS), diagnosis_of, 80),
+    Kind("benchmarks", calm_benchmarks, benchmarks_of, 80),
+)
+
+
+def acts(source: str) -> tuple[list[str], str]:
+    """What in a page may act: the policy, and the text of style and script; checked against each other."""
+    page = Page(source)
+    (policy,) = [m for m in page.all("meta") if m.attributes.get("http-equiv") == "Content-Security-Policy"]
+    style, script = page.one("style").text, page.all("script")[0].text
+    hashed = ["sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    assert policy.attributes["content"] == (
+        f"default-src 'none'; style-src '{hashed[0]}'; script-src '{hashed[1]}'; base-uri 'none'; form-action 'none'"
+    )
+    return hashed, policy.attributes["content"]
+
+
+def check(source: str, calm: str, shown: Iterable[str]) -> Page:
+    """Parsed strictly: balanced, of known elements, with no more that acts than a harmless page has."""
+    source.encode()  # every character can be written
+    page = Page(source)
+    assert acts(source) == acts(calm)
+    assert len(page.all("script")) == len(page.all("style")) + 1 == 2
+    data = page.one("script", id="data")
+    assert not UNSEEN.search(source.replace(data.text, ""))
+    json.loads(data.text, parse_constant=pytest.fail)
+    for element in page.elements:
+        assert element.tag in ELEMENTS, element.tag
+        for name, value in element.attributes.items():
+            assert re.fullmatch(r"[A-Za-z][A-Za-z0-9:-]*", name), name
+            assert not name.startswith("on"), name
+            assert name not in {"style", "src", "srcset", "action", "formaction", "ping", "background", "xlink:href"}
+            # Patterns of the page's own; nothing from a record stands in a fill.
+            own = name == "fill" and re.fullmatch(r"url\(#cut-(stripes|dots)\)", value)
+            assert "url(" not in value or own or name.startswith(("aria-", "data-")), name
+            assert name != "href" or re.match(r"#|https://", value), value
+    ids = [element.attributes["id"] for element in page.elements if "id" in element.attributes]
+    assert len(ids) == len(set(ids))
+    body = page.body
+    for text in shown:
+        assert visible(text) in body or visible(_written(text)) in body, text
+    return page
+
+
+def visible(text: str) -> str:
+    """A text as a page shows it."""
+    return " ".join(printable(text).split())
+
+
+def _written(text: str) -> str:
+    """With half surrogate pairs as the store reads them, where it can take them at all."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_no_document_breaks_a_page_or_acts_in_it(kind: Kind, tmp_path: Path) -> None:
+    calm = kind.calm(tmp_path / "calm")
+
+    # A seed that is smaller is no simpler.
+    @settings(derandomize=True, deadline=None, max_examples=kind.examples, phases=[Phase.explicit, Phase.generate])
+    @given(seed=st.integers(0, 2**32 - 1), spoilt=st.sampled_from([0.0, 0.0, 0.03, 0.15]))
+    def any_document(seed: int, spoilt: float) -> None:
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            built = kind.build(Path(folder) / "x", Random(seed), spoilt)
+            if built is not None:
+                check(built.source, calm, built.shown)
+
+    any_document()
+
+
+@settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_one_value_at_any_place_of_a_good_run(data: st.DataObject, tmp_path: Path) -> None:
+    """Shrinks to the one field and value that does harm."""
+    documents = {"run": json.loads(written(GOOD_RUN)), "records": json.loads(written(GOOD_RECORDS))}
+    place = data.draw(st.sampled_from([place for place in inside(documents) if len(place) > 1]))
+    values = st.sampled_from([*hostile.TEXTS, *hostile.FLOATS, *hostile.INTEGERS, *hostile.WRONG])
+    spoil(documents, place, data.draw(values))
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        built = write_run(Path(folder) / "x", documents["run"], documents["records"], Random(1))
+        check(built.source, CALM, built.shown)
+
+
+CALM = calm_run(Path(tempfile.mkdtemp()) / "run")
+
+
+def test_a_link_of_a_diagnosis_leads_to_a_page_of_the_web_only() -> None:
+    links = [text for text in hostile.TEXTS if ":" in text] + ["HTTPS://a.invalid", "http://a.invalid", " https://x"]
+    for link in links:
+        page = Page(doctor_page({"checks": [{"id": "a.b", "findings": [{"verdict": "fail", "link": link}]}]}))
+        found = {a.attributes["href"] for a in page.all("a") if not a.attributes["href"].startswith("#")}
+        assert found == ({visible(link)} if link.startswith("https://") else set())
+
+
+def test_the_kinds_are_all_the_pages_there_are() -> None:
+    """A new page is an entry in ``KINDS``."""
+    import llmbench.report
+
+    templates = Path(llmbench.report.__file__).parent / "templates"
+    pages = {file.name.split(".")[0] for file in templates.glob("*.html.j2")} - {"base", "macros"}
+    assert pages == {kind.name for kind in KINDS}
+
+
+# In a browser
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_nothing_acts_in_a_browser(kind: Kind, open_page: Callable[..., Any], tmp_path: Path) -> None:
+    for seed in range(6):
+        built = kind.build(tmp_path / str(seed), Random(seed), 0.0 if seed % 2 else 0.03)
+        if built is None:
+            continue
+        file = tmp_path / f"{seed}.html"
+        file.write_text(built.source, encoding="utf-8")
+        opened = open_page(file, "#q=<img src=x onerror=window.pwned=1>&problems=1&w=__proto__")
+        dialogs: list[str] = []
+        opened.page.on("dialog", lambda dialog, seen=dialogs: (seen.append(dialog.message), dialog.dismiss()))
+        opened.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
+        for button in opened.page.locator("th button:visible, button[data-do=theme]:visible").all()[:6]:
+            button.click()
+        if opened.page.locator("button[data-do=json]:visible").count():
+            with opened.page.expect_download() as download:
+                opened.page.locator("button[data-do=json]").click()
+            given_ = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+            assert given_ == Page(built.source).data
+        assert opened.page.evaluate("window.pwned") is None
+        assert opened.page.evaluate("Object.keys(Object.prototype).length") == 0
+        assert opened.messages == []
+        assert dialogs == []
+        assert [url.split("#")[0] for url in opened.requests if not url.startswith("blob:")] == [file.as_uri()]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from llmbench.report.charts.axes import across, below
 from llmbench.report.charts.labels import Box, apart, around, place
 from llmbench.report.charts.marks import RADIUS
 from llmbench.report.charts.scale import Scale
@@ -46,15 +47,8 @@ def efficiencies(title: str, lines: Sequence[Efficiency], *, width: int = 430) -
     values = [value for line in lines for _, value in line.values]
     y = Scale(0.5 if min(values) > 0.55 else 0, 1.05 * max(values), floor, 8)
 
-    drawn: list[Markup] = []
-    for tick in y.ticks(4):
-        drawn += [
-            rule(x.start, y(tick), x.end, y(tick)),
-            label(38, y(tick), f"{short(100 * tick)} %", anchor="end", muted=True),
-        ]
-    drawn.append(rule(x.start, floor, x.end, floor, class_="axis", stroke=MUTED))
-    for size in sizes:
-        drawn.append(label(x(math.log2(size)), floor + 14, f"×{size}", anchor="middle", muted=True))
+    drawn = [*across(x.start, x.end, [(y(tick), f"{short(100 * tick)} %") for tick in y.ticks(4)])]
+    drawn += below(x.start, x.end, floor, [(x(math.log2(size)), f"×{size}") for size in sizes])
     drawn.append(
         rule(x.start, y(1), x.end, y(1), class_="front", stroke=INK, stroke_width=1.25, stroke_dasharray="8 4")
     )

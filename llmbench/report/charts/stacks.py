@@ -86,7 +86,7 @@ def _row(row: Stack, y: float, left: float, scale: Scale, line: float | None) ->
     for part in _drawable(row):
         done += part.length
         end = max(scale(done), start + 0.6)
-        blocks += _block(part.look, f"M{start:.1f} {y - BAR / 2:.1f}h{end - start:.1f}v{BAR}H{start:.1f}z")
+        blocks += _block(part.look, f"M{start:.1f} {y - BAR / 2:g}h{end - start:.1f}v{BAR}H{start:.1f}z")
         start = end
     drawn += [_coloured(row.ink, blocks)] if blocks else []
     if row.cut:
@@ -115,12 +115,11 @@ def _block(look: str, outline: str) -> list[Markup]:
 
 
 def _cut_block(x: float, y: float) -> Markup:
+    """Two slashes, and a block whose left edge is torn."""
     top, bottom = y - BAR / 2, y + BAR / 2
-    shape = f"M{x + 5:.1f} {top:.1f}h{_CUT - 5}v{BAR}h{5 - _CUT}l3-4l-4-5z"
-    slash = f"M{x + 1:.1f} {bottom + 2:.1f}l4-{BAR + 4}M{x + 5:.1f} {bottom + 2:.1f}l4-{BAR + 4}"
-    broken = element("path", d=slash, stroke=MUTED, fill="none", class_="axis")
-    grey = element("path", d=shape, fill=RULE, stroke=MUTED, stroke_width=0.75, class_="grey axis")
-    return element("g", grey, broken)
+    shape = f"M{x + 5:.1f} {top:.1f}h{_CUT - 5:g}v{BAR}h{5 - _CUT:g}l3-4l-4-5z"
+    slashes = f"M{x + 1:.1f} {bottom + 2:.1f}l4-{BAR + 4}m0 {BAR + 4}l4-{BAR + 4}"
+    return element("path", d=shape + slashes, fill=RULE, stroke=MUTED, stroke_width=0.75, class_="grey axis")
 
 
 def patterns() -> Markup:

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmbench.errors import UserError
 from llmbench.results.schema import (
+    Bandwidth,
     Communication,
     Compile,
     Energy,
@@ -170,6 +171,7 @@ def ok_record(case: PlannedCase, *, steps: int = 100, noisy: bool = False) -> tu
     speed *= case.world_size**0.85
     unit = UNIT.get(case.workload, "tokens/s")
     mean = 1024 / speed
+    flops = 4.1e7 if case.workload.startswith("regression") else 3.6e9
     spread = 0.12 if noisy else 0.015
     times = [mean * (1 + abs(rng.gauss(0, spread)) + (rng.random() < 0.03) * 0.2) for _ in range(steps - 1)]
     half = 0.083 if noisy else rng.uniform(0.004, 0.014)
@@ -207,11 +209,12 @@ def ok_record(case: PlannedCase, *, steps: int = 100, noisy: bool = False) -> tu
             evaluate=rng.uniform(0.3, 0.5),
         ),
         input_wait_seconds=rng.uniform(0.001, 0.02),
-        flops_per_step=3.6e9,
+        flops_per_step=flops,
         flops_source="analytic",
-        tflops=3.6e9 / mean / 1e12,
-        mfu_of_measured_peak=3.6e9 / mean / 1e12 / 0.132,
-        measured_peak=Peak(tflops=0.132, source="largest of several fp32 matmuls on this machine"),
+        tflops=flops / mean / 1e12,
+        mfu_of_measured_peak=flops / mean / 1e12 / case.world_size / peak_of(case.mode),
+        measured_peak=Peak(tflops=peak_of(case.mode), source="largest of several matmuls on this machine"),
+        measured_bandwidth=Bandwidth(bytes_per_second=21.4e9, source="fastest copy of a large tensor on this machine"),
         memory=memory(case, rng),
         energy_reason="no RAPL counter in /sys/class/powercap (a virtual machine has none)",
         loss=Loss(
@@ -286,6 +289,11 @@ def compiled(mode: str) -> bool:
         return compiles(canonical(mode))
     except UserError:  # a mode of the test's own
         return False
+
+
+def peak_of(mode: str) -> float:
+    """TFLOP/s of the mode's arithmetic."""
+    return 0.287 if any(part in mode for part in ("bf16", "fp16", "fp8")) else 0.132
 
 
 LIGHTER = {"ac": 0.3, "sac": 0.7, "bf16": 0.75, "chunked-ce": 0.6, "accum4": 0.3}  # activations
@@ -517,6 +525,81 @@ def modes_run(
                 stray(record, step=17)
             add(folder, record, series)
     return folder
+
+
+def steadied(record: Record, series: Series, factor: float = 1.0, *, spread: float = 5e-4) -> tuple[Record, Series]:
+    """The same, trained ``factor`` times as fast, on a machine that disturbs it by ``spread`` of a step."""
+    rng = random.Random(f"{record.case} {factor}")
+    speed = record.throughput.value * factor
+    series.step_seconds = [1024 / speed * (1 + spread * rng.uniform(0, 2)) for _ in series.step_seconds]
+    record.throughput = Throughput(
+        value=speed,
+        unit=record.throughput.unit,
+        ci95=(speed * (1 - spread), speed * (1 + spread)),
+        n=record.throughput.n,
+    )
+    record.noise = Noise(cv=0.6 * spread, verdict="quiet")
+    return record, series
+
+
+def steady_run(
+    path: Path, cases: Sequence[tuple[str, str]], factors: dict[str, float] | None = None, **changes: Any
+) -> RunFolder:
+    """Every case passed, on a quiet machine; those in ``factors`` at so many times their speed."""
+    plans = [planned(workload, mode) for workload, mode in cases]
+    folder = RunFolder.create(path, make_run(plans, **changes))
+    for case in plans:
+        add(folder, *steadied(*ok_record(case), (factors or {}).get(case.case, 1.0)))
+    return folder
+
+
+ELSEWHERE = ENVIRONMENT | {
+    "torch": {"version": "2.14.0+cpu", "threads": 16, "compiler": "/usr/bin/g++"},
+    "packages": {"torch": "2.14.0", "numpy": "2.3.1"},
+}
+
+
+def compared_runs(folder: Path) -> tuple[RunFolder, RunFolder]:
+    """BASE and CAND, between which every verdict of a comparison occurs, under another torch."""
+    everything = [planned(workload, mode) for workload in WORKLOADS for mode in MODES]
+    base = RunFolder.create(folder / "base", make_run(everything, id="20261115-070011-11b2"))
+    cand = RunFolder.create(folder / "cand", make_run(everything, environment=ELSEWHERE))
+    for case in everything:
+        before = steadied(*ok_record(case))
+        after = _candidate(case)
+        if case.case not in _BROKEN_BEFORE | {"lora-tiny/compile/ws1"}:
+            add(base, *before)
+        elif case.case in _BROKEN_BEFORE:
+            add(base, broken_record(case, "oom", OUT_OF_MEMORY), log=TRACEBACK)
+        if case.case != "lora-tiny/bf16/ws1":
+            add(cand, *after)
+    return base, cand
+
+
+_BROKEN_BEFORE = {"bert-tiny/compile+bf16/ws1", "regression-linear/eager/ws1"}
+_FACTORS = {"gpt-tiny/eager/ws1": 0.92, "gpt-tiny/compile/ws1": 1.09, "gpt-tiny/bf16/ws1": 1.002}
+
+
+def _candidate(case: PlannedCase) -> tuple[Record, Series | None]:
+    if case.case in ("bert-tiny/bf16/ws1", "regression-linear/eager/ws1"):
+        return broken_record(case, "oom", OUT_OF_MEMORY), None
+    if case.case == "regression-linear/compile/ws1":
+        return unavailable(case, "torch.compile needs a C++ compiler", "apt install g++"), None
+    record, series = steadied(*ok_record(case), _FACTORS.get(case.case, 1.0))
+    if case.case == "gpt-tiny/compile+bf16/ws1":
+        record, series = steadied(record, series, 0.97, spread=0.05)
+        record.noise = Noise(cv=0.06, verdict="noisy", cause="other processes used 6.1 CPUs; stop them")
+    if case.case == "bert-tiny/eager/ws1":
+        record.memory.peak_rss_bytes = int(1.08 * record.memory.peak_rss_bytes)
+    if case.case == "bert-tiny/compile/ws1":
+        series.loss = [value * (1 + 0.002 * step) for step, value in enumerate(series.loss)]
+    if case.case == "regression-linear/bf16/ws1":
+        series.loss = [value * (1 + 1e-7) for value in series.loss]
+    if case.case == "lora-tiny/eager/ws1":
+        record.config = record.config | {"micro_batch_size": 16}
+    if case.case == "lora-tiny/compile+bf16/ws1":
+        record.throughput = None
+    return record, series
 
 
 def night(number: int, **changes: Any) -> Run:

@@ -10,11 +10,13 @@ import typer
 from typer.core import TyperGroup
 
 from llmbench import __version__
+from llmbench.cli.compare import compare
 from llmbench.cli.doctor import doctor
 from llmbench.cli.history import history
 from llmbench.cli.list import list_
 from llmbench.cli.report import report
 from llmbench.cli.run import run
+from llmbench.cli.scan import scan
 from llmbench.start import INTERRUPTED, complain
 
 
@@ -44,7 +46,9 @@ app = typer.Typer(
 app.command()(doctor)
 app.command()(run)
 app.command()(report)
+app.command()(compare)
 app.command()(history)
+app.command()(scan)
 app.command("list")(list_)
 
 

@@ -52,22 +52,22 @@ def report(
     `pytest suites/ --benchmark-only --benchmark-json=F.json` writes. A damaged record is shown as such, and counts
     nowhere.
 
-    Exit codes: 0 written · 2 wrong usage, neither a run nor a file of pytest-benchmark, or a page of damaged records
-    (each named on stderr with its file, line and field).
+    Exit codes: 0 written · 2 wrong usage, none of a run, a scan and a file of pytest-benchmark, or a page of damaged
+    records (each named on stderr with its file, line and field).
 
     Examples:
     - `llmbench report reports/runs/20261122-081204-7f3a` writes `report.html` into the run.
 
     - `llmbench report r1 --out for-a-colleague.html` writes it elsewhere.
 
-    - `llmbench report micro.json` writes `micro.html` beside the file.
+    - `llmbench report micro.json` writes `micro.html` beside the file; `scan.json` of `llmbench scan --json` likewise.
 
     - `llmbench report r1 --assets split` writes `report.html`, `report.css` and `report.js`, for Jenkins to archive.
+
     - `llmbench report r1 r2 --junit junit.xml` writes both runs to one JUnit file too.
     """
     from llmbench.errors import UserError
     from llmbench.report import run_page
-    from llmbench.report.benchmarks import benchmarks_page
     from llmbench.report.outputs.files import check_writable
     from llmbench.report.page import in_files, write_page
     from llmbench.report.run.outputs import write_outputs
@@ -91,7 +91,7 @@ def report(
             raise UserError(f"--junit and --markdown tell of runs, and {path} is a file", "leave it out")
         folder = RunFolder(path)
         file = out or (path.with_suffix(".html") if is_file else folder.report)
-        page = benchmarks_page(path) if is_file else run_page(folder)
+        page = _page_of_file(path) if is_file else run_page(folder)
         split = assets is Assets.SPLIT
         try:
             for name in in_files(file, page) if split else [file]:
@@ -114,3 +114,13 @@ def tell_damage(folder: RunFolder) -> bool:
 
     complain(*(f"error: {printable(fault)}" for fault in folder.damage))
     return bool(folder.damage)
+
+
+def _page_of_file(path: Path) -> str:
+    """A scan's document says that it is one; else it is pytest-benchmark's."""
+    from llmbench.report.benchmarks import benchmarks_page
+    from llmbench.report.scan import scan_page
+    from llmbench.results.scan import read_scan
+
+    scan = read_scan(path)
+    return scan_page(scan) if scan else benchmarks_page(path)

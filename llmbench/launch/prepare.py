@@ -168,10 +168,15 @@ def parity_reference(
     return {"reason": failure[1].message if failure else "no result"}
 
 
-def measured_peaks(target: Target, environment: dict[str, Any], device: str, log: Path) -> dict[str, float | None]:
-    """TFLOP/s of matmuls on this machine by dtype, from the cache where it was measured before; empty on failure."""
+def measured_peaks(
+    target: Target, environment: dict[str, Any], device: str, log: Path
+) -> tuple[dict[str, float | None], float | None]:
+    """TFLOP/s of matmuls on this machine by arithmetic, and bytes per second of a copy.
+
+    From the cache where they were measured before; empty and None on failure.
+    """
     key = {
-        "arithmetic": ["fp32", "tf32", "bf16", "fp16", "fp8"],
+        "measured": ["fp32", "tf32", "bf16", "fp16", "fp8", "bandwidth"],
         "devices": environment["devices"],
         "cpu": environment["host"]["cpu"],
         "torch": environment["torch"],
@@ -179,15 +184,15 @@ def measured_peaks(target: Target, environment: dict[str, Any], device: str, log
     }
     file = cache_folder() / "peaks" / f"{_hash(key)}.json"
     if file.exists():
-        peaks: dict[str, float | None] = json.loads(file.read_text(encoding="utf-8"))
-        return peaks
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found["peaks"], found["bandwidth"]
     outcome = target.run({"kind": "peaks", "device": device}, log, PEAK_SECONDS)
     if outcome.code != 0 or outcome.result is None:
-        return {}
-    peaks = outcome.result["peaks"]
+        return {}, None
+    found = {"peaks": outcome.result["peaks"], "bandwidth": outcome.result.get("bandwidth")}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(peaks))
-    return peaks
+    write_atomically(file, json.dumps(found))
+    return found["peaks"], found["bandwidth"]
 
 
 def describe(target: Target, device: str, log: Path, modes: Sequence[str] = ()) -> dict[str, Any]:

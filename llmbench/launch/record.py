@@ -11,6 +11,7 @@ from typing import Any
 from llmbench.launch.diagnose import diagnose
 from llmbench.launch.target import Outcome
 from llmbench.results.schema import (
+    Bandwidth,
     Communication,
     Compile,
     Energy,
@@ -151,7 +152,7 @@ def _measured(
                 load,
                 hardware,
                 case.config["budget_seconds"],
-            ),
+            ).model_copy(update={"waited": _waited(record.device, load, result["facts"], len(ranks))}),
             "hardware": hardware,
             "compile": Compile(**result["compiled"]) if result["compiled"] else None,
             "parity": _gradient_parity(result, reference),
@@ -160,6 +161,12 @@ def _measured(
     if case.world_size > 1:
         record = record.model_copy(update=_of_ranks(ranks))
     return _judged(record, losses, _differences(result["facts"], reference) + result["wrong"])
+
+
+def _waited(device: str, load: Mapping[str, float | None], facts: Mapping[str, Any], ranks: int) -> float | None:
+    """Of a training on CPUs: one on a device waits for it, and not for them."""
+    threads = facts.get("threads")
+    return verdicts.waited(load, threads * ranks) if device == "cpu" and threads else None
 
 
 def _sampling(case: Case, result: dict[str, Any], window: Sequence[float]) -> Sampling:
@@ -318,3 +325,11 @@ def with_measured_peak(record: Record, peaks: Mapping[str, float | None]) -> Rec
     peak = Peak(tflops=reached, source=f"largest of several {dtype} matmuls on this machine")
     share = record.tflops / record.world_size / reached
     return record.model_copy(update={"measured_peak": peak, "mfu_of_measured_peak": share})
+
+
+def with_measured_bandwidth(record: Record, bytes_per_second: float | None) -> Record:
+    """The record with the bandwidth of memory that was measured on the same device."""
+    if record.tflops is None or not bytes_per_second:
+        return record
+    found = Bandwidth(bytes_per_second=bytes_per_second, source="fastest copy of a large tensor on this machine")
+    return record.model_copy(update={"measured_bandwidth": found})

@@ -84,6 +84,8 @@ class Session:
         self._server_log = folder.path / "logs" / "preparation.log"
         self._eager: dict[str, tuple[Record, Series]] = {}
         self._references: dict[str, dict[str, Any]] = {}
+        self._peaks: dict[str, float | None] = {}
+        self._bandwidth: float | None = None
         self._gradients = tempfile.TemporaryDirectory(prefix="llmbench-gradients-")
         device, uuids = cast("Literal['cpu', 'cuda']", run.device), _uuids(run)
         self._sampler, self._memory = Sampler(device, uuids), MemoryWatch(device, uuids)
@@ -102,13 +104,14 @@ class Session:
         """
         cases = [from_plan(planned) for planned in self.run.cases]
         done = {record.case: record for record in self.folder.records() if record.status in FINISHED}
-        peaks = measured_peaks(self._target, self.run.environment, self.run.device, self._server_log)
+        measured = measured_peaks(self._target, self.run.environment, self.run.device, self._server_log)
+        self._peaks, self._bandwidth = measured
         for number, case in enumerate(cases, start=1):
             if case.id in done:
                 self._keep(case, done[case.id])
                 continue
             self._progress.started(number, len(cases), case)
-            record = self._run(case, peaks)
+            record = self._run(case)
             self._progress.finished(number, len(cases), record)
         self._close("done")
         return self._in_order()
@@ -130,7 +133,7 @@ class Session:
         self.run = self.run.model_copy(update={"status": status, "finished_at": records.utc_now()})
         self.folder.write_run(self.run)
 
-    def _run(self, case: Case, peaks: dict[str, float | None]) -> Record:
+    def _run(self, case: Case) -> Record:
         begin = time.monotonic()
         log = self.folder.log_path(case.id)
         record = records.begin(case, self.run.device).model_copy(update={"log": log})
@@ -147,7 +150,8 @@ class Session:
         if record.error and record.error.rank is not None:
             log = str(log_of(Path(log), record.error.rank))
             record = record.model_copy(update={"log": log})
-        record = records.with_measured_peak(record, peaks)
+        record = records.with_measured_peak(record, self._peaks)
+        record = records.with_measured_bandwidth(record, self._bandwidth)
         if series is not None:
             record = self._with_parity(case, record, series)
             record = record.model_copy(update={"series": self.folder.write_series(case.id, series)})

@@ -20,6 +20,11 @@ _SYMBOLS = frozenset({"J", "W", "FLOP"})  # written together with their prefix
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
+def one_line(text: str) -> str:
+    """The same, on one line."""
+    return printable(" ".join(text.split()))
+
+
 def plain_log(line: str, longest: int = 400) -> str:
     """A log line without terminal colours, cut to ``longest`` characters."""
     return shorten(_ANSI.sub("", line).rsplit("\r", 1)[-1], longest)
@@ -130,6 +135,16 @@ def signed(fraction: float | None) -> str:
     if fraction is None or not is_finite(fraction):
         return number(fraction)
     return f"{round(100 * fraction):+d} %".replace("+0", "±0").replace("-", "−")
+
+
+def signed_percent(fraction: float) -> str:
+    """A change to a tenth of a percent: ``+1.4 %``, ``−6.1 %``, ``0.0 %``; of much more how many times it is."""
+    if not is_finite(fraction):
+        return number(fraction)
+    if fraction >= 9.995:
+        return times(1 + fraction)
+    text = f"{100 * fraction:+.1f} %"
+    return text[1:] if text[1:] == "0.0 %" else text.replace("-", "−")
 
 
 def of_limit(value: float | None, limit: float) -> str:

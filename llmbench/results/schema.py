@@ -106,6 +106,11 @@ class Peak(Part):
     source: str
 
 
+class Bandwidth(Part):
+    bytes_per_second: float
+    source: str
+
+
 class MemorySplit(Part):
     """Bytes by what they hold, of one rank; ``null`` where it cannot be told."""
 
@@ -222,6 +227,11 @@ class Noise(Part):
     cv: float = Field(description="coefficient of variation of the timed steps")
     verdict: Literal["quiet", "noisy"]
     cause: str | None = Field(None, description="likely cause, and the setting that helps")
+    waited: float | None = Field(
+        None,
+        description="seconds for which others may have kept it from its CPUs, per CPU second of its own; "
+        "null where it did not train on a CPU",
+    )
 
 
 class Parameters(Part):
@@ -255,6 +265,7 @@ class Record(Part):
     mfu_of_measured_peak: float | None = metric("higher", default=None)
     peak: Peak | None = Field(None, description="data-sheet peak of the device in the mode's arithmetic")
     measured_peak: Peak | None = None
+    measured_bandwidth: Bandwidth | None = Field(None, description="between memory and processor, reads and writes")
     memory: Memory | None = None
     energy: Energy | None = None
     energy_reason: str | None = Field(None, description="why energy is null")

@@ -135,6 +135,22 @@ def machine_load(loads: Sequence[Mapping[str, float | None]]) -> dict[str, float
     }
 
 
+def waited(load: Mapping[str, float | None], threads: int) -> float | None:
+    """For how long others may have kept a training from its CPUs, per CPU second of its own; None if it is not known.
+
+    What its threads did not use of the window was taken by others at most as far as others had it: other processes,
+    the hypervisor, a quota.
+
+    Args:
+        threads: of all ranks.
+    """
+    wall, own, others = (load.get(name) for name in ("wall_seconds", "cpu_seconds", "others_cpu_seconds"))
+    if not wall or not own or others is None:
+        return None
+    taken = others + (load.get("steal_seconds") or 0.0) + (load.get("quota_seconds") or 0.0)
+    return max(0.0, min(threads * wall - own, taken)) / own
+
+
 def half_width(value: float, interval: Interval) -> float:
     """Half of the interval's width as a share of the value."""
     return (interval[1] - interval[0]) / 2 / value

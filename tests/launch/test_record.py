@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbench.launch.record import begin, finish, refused, with_measured_peak, with_parity, with_scaling
+from llmbench.launch.record import (
+    begin,
+    finish,
+    refused,
+    with_measured_bandwidth,
+    with_measured_peak,
+    with_parity,
+    with_scaling,
+)
 from llmbench.launch.target import Outcome
 from llmbench.results.schema import BROKEN, Record, Series
 from llmbench.suite.cases import Case, resolve
@@ -168,6 +176,16 @@ def test_no_share_of_a_peak_that_was_not_measured() -> None:
     assert with_measured_peak(record, {}) == record
     failed, _ = finish(begin(EAGER, "cpu"), EAGER, Outcome(code=-9), {})
     assert with_measured_peak(failed, {"fp32": 2.0}) == failed
+
+
+def test_the_bandwidth_that_was_measured_stands_beside_the_speed() -> None:
+    record, _ = ended()
+    found = with_measured_bandwidth(record, 2e10).measured_bandwidth
+    assert found is not None
+    assert found.bytes_per_second == 2e10
+    assert with_measured_bandwidth(record, None) == record
+    failed, _ = finish(begin(EAGER, "cpu"), EAGER, Outcome(code=-9), {})
+    assert with_measured_bandwidth(failed, 2e10) == failed
 
 
 def test_a_failure_keeps_what_was_known_and_has_no_series() -> None:

@@ -20,7 +20,7 @@ from llmbench.report.charts.scale import Scale, linear_ticks
 from llmbench.report.charts.strips import histogram, phases
 from llmbench.report.columns import compact
 from llmbench.report.palette import LIGHT, ink
-from llmbench.report.svg import element, polyline
+from llmbench.report.svg import element, polyline, text_width
 
 ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
 
@@ -285,6 +285,20 @@ def test_histogram_counts_every_step():
     assert "median 10.0 ms" in texts(svg)
     assert histogram("Steps", [0.1] * 4, ink(0)) is None
     assert histogram("Steps", [0.1] * 9, ink(0)) is not None
+
+
+@pytest.mark.parametrize("length", [5.0, 60.0, 79.0, 99.5, 100.0])
+def test_the_text_behind_a_bar_is_not_crossed_by_the_capacity(length):
+    svg = parsed(bars("t", [Bar("eager", ink(0), (length,), "51 % of 0.104 (fp32)")], capacity=100.0, always=True))
+    line = float(next(one for one in svg.iter("line") if one.get("class") == "capacity").get("x1"))
+    begin = float(next(one for one in svg.iter("text") if "51 %" in one.text).get("x"))
+    assert begin > line or begin + text_width("51 % of 0.104 (fp32)") <= line
+
+
+def test_a_capacity_far_away_is_drawn_only_on_demand():
+    row = Bar("eager", ink(0), (1.0,), "1")
+    drawn = [list(parsed(bars("t", [row], capacity=100.0, always=always)).iter("line")) for always in (False, True)]
+    assert [len([one for one in lines if one.get("class") == "capacity"]) for lines in drawn] == [0, 1]
 
 
 def test_colours_repeat_after_six_with_other_dashes():

@@ -167,6 +167,16 @@ def test_report_names_the_damage_writes_the_page_and_ends_with_2(llmbench, folde
     assert folder.report.read_text(encoding="utf-8") == run_page(folder)
 
 
+def test_a_damaged_case_is_no_pass_in_other_outputs(folder, tmp_path):
+    change(folder, 2, noise=[])
+    file = folder.path / "run.json"
+    file.write_text(file.read_text().replace('"suite":', '"suit":', 1))
+    junit, markdown = tmp_path / "junit.xml", tmp_path / "run.md"
+    assert call(folder.path, "--junit", junit, "--markdown", markdown).exit_code == 2
+    assert "records.jsonl, line 2: noise: Input should be an object" in junit.read_text()
+    assert "damaged" in markdown.read_text()
+
+
 def test_one_damaged_run_of_several(folder, tmp_path):
     other = factory.plain_run(tmp_path / "other", ["gpt-tiny"], ["eager"])
     add_line(folder, b"garbage")
@@ -192,14 +202,14 @@ def test_a_run_file_that_is_no_object_has_no_page(folder):
 
 
 def test_the_end_of_a_run_names_what_was_damaged_meanwhile(folder, capsys):
-    from llmbench.cli.run import _finish
+    from llmbench.cli.run import Outputs, _finish
 
-    assert _finish(folder, 0, as_json=False) == 0
+    assert _finish(folder, 0, Outputs(json=False, junit=None, markdown=None)) == 0
     add_line(folder, b"garbage")
     capsys.readouterr()
-    assert _finish(folder, 0, as_json=False) == 2
+    assert _finish(folder, 0, Outputs(json=False, junit=None, markdown=None)) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"error: {folder.path}/records.jsonl, line 5: document: Invalid JSON")
     assert str(folder.report) in said.out
     assert "✖ 1 damaged" in pills(Page(folder.report.read_text(encoding="utf-8")))
-    assert _finish(folder, 3, as_json=False) == 3  # a case failed, too
+    assert _finish(folder, 3, Outputs(json=False, junit=None, markdown=None)) == 3  # a case failed, too

@@ -137,7 +137,7 @@ def test_records_stand_in_the_page_as_in_the_file(smoke):
 def test_charts_have_names_descriptions_and_sizes(smoke):
     _, page = smoke
     charts = [svg for svg in page.all("svg") if svg.attributes.get("role") == "img"]
-    assert len(charts) == 4 * 3 + 2 * 15
+    assert len(charts) == 4 * 5 + 2 * 15
     assert all({"width", "height", "viewbox"} <= set(svg.attributes) for svg in charts)
     assert len(page.all("title")) == len(charts) + 1
     assert len(page.all("desc")) == len(charts)

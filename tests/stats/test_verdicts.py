@@ -5,7 +5,17 @@ import math
 import pytest
 
 from llmbench.results.schema import Hardware, ParityCheck, Range, Throughput
-from llmbench.stats.verdicts import curve_checks, final, finite, half_width, learned, machine_load, noise, parity
+from llmbench.stats.verdicts import (
+    curve_checks,
+    final,
+    finite,
+    half_width,
+    learned,
+    machine_load,
+    noise,
+    parity,
+    waited,
+)
 
 NAN, INF = math.nan, math.inf
 
@@ -240,3 +250,18 @@ def test_the_load_of_ranks_that_cannot_read_it() -> None:
     blind = dict.fromkeys(RANK, None) | {"wall_seconds": 1.0, "cpu_seconds": 1.0}
     found = machine_load([blind, blind])
     assert (found["cpu_seconds"], found["others_cpu_seconds"], found["steal_seconds"]) == (2.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "seconds"),
+    [
+        ({"cpu_seconds": 10.0, "others_cpu_seconds": 0.2}, 1, 0.0),  # it had its CPU all the time
+        ({"cpu_seconds": 5.0, "others_cpu_seconds": 15.0}, 1, 1.0),  # half of the time
+        ({"cpu_seconds": 12.0, "others_cpu_seconds": 0.6}, 2, 0.05),  # its threads waited for each other, too
+        ({"cpu_seconds": 5.0, "others_cpu_seconds": 0.0, "steal_seconds": 2.0, "quota_seconds": 1.0}, 1, 0.6),
+        ({"cpu_seconds": 5.0, "others_cpu_seconds": None}, 1, None),
+        ({"cpu_seconds": 0.0, "others_cpu_seconds": 1.0}, 1, None),
+    ],
+)
+def test_what_others_may_have_taken_is_bounded_by_what_was_missing(load, threads, seconds):
+    assert waited({"wall_seconds": 10.0} | load, threads) == (seconds if seconds is None else pytest.approx(seconds))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from llmbench.report.benchmarks import summary
@@ -10,7 +9,7 @@ from llmbench.report.benchmarks.panels import panels
 from llmbench.report.benchmarks.table import table
 from llmbench.report.benchmarks.views import VERDICTS, groups, inks_by_dtype
 from llmbench.report.format import count, timestamp
-from llmbench.report.page import render
+from llmbench.report.page import plain_json, render
 from llmbench.report.verdict import pills
 from llmbench.results.benchmarks import BenchmarkFile, read_benchmarks
 
@@ -26,7 +25,7 @@ def benchmarks_page(path: Path) -> str:
     seen = sorted((view for group in found for view in group.seen), key=lambda view: view.number)
     return render(
         "benchmarks.html.j2",
-        json.dumps(file.document | {"run": {"id": path.stem}}),  # names the downloads
+        plain_json(file.document | {"run": {"id": path.stem}}),  # names the downloads
         title=f"Benchmarks on {summary.host(file) or 'an unnamed machine'}",
         subtitle=f"{count(len(seen), 'benchmark')} in {count(len(found), 'group')}",
         meta=_meta(file, path),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from llmbench.report.charts.marks import whisker
 from llmbench.report.charts.scale import Scale
 from llmbench.report.palette import Ink
 from llmbench.report.svg import INK, MUTED, chart, element, fit, label, rule, text_width
@@ -35,11 +36,18 @@ class Bar:
     ghost: bool = False
 
 
+def label_width(labels: Iterable[str]) -> float:
+    """Pixels of the column of labels."""
+    return min(_LABELS, max(map(text_width, labels), default=0)) + 8
+
+
 def height(rows: int) -> int:
     return ROW * rows + 4
 
 
-def bars(title: str, rows: Sequence[Bar], *, width: int = 430, capacity: float | None = None) -> Markup:
+def bars(
+    title: str, rows: Sequence[Bar], *, width: int = 430, capacity: float | None = None, always: bool = False
+) -> Markup:
     """Bars on an axis from zero that is theirs alone.
 
     Args:
@@ -47,20 +55,21 @@ def bars(title: str, rows: Sequence[Bar], *, width: int = 430, capacity: float |
         rows: from top to bottom.
         width: in pixels, as drawn; the page scales it.
         capacity: marked by a line where it lies within reach of the longest bar.
+        always: whether it is marked however far it lies.
     """
-    labels = min(_LABELS, max((text_width(row.label) for row in rows), default=0)) + 8
+    labels = label_width(row.label for row in rows)
     texts = max((text_width(row.text) for row in rows if row.parts), default=0) + 8
     longest = max((_reach(row) for row in rows), default=0.0)
-    if capacity is not None and capacity <= 2 * longest:
+    if capacity is not None and (always or capacity <= 2 * longest):
         longest = max(longest, capacity)
     else:
         capacity = None
     scale = Scale(0, longest or 1, labels, max(labels + 40, width - texts))
-    drawn: list[str] = [_row(row, ROW * index + ROW / 2 + 2, labels, scale) for index, row in enumerate(rows)]
+    line = None if capacity is None else scale(capacity)
+    drawn: list[str] = [_row(row, ROW * index + ROW / 2 + 2, labels, scale, line) for index, row in enumerate(rows)]
     drawn.append(rule(labels, 0, labels, height(len(rows)), class_="axis", stroke=MUTED))
-    if capacity is not None:
-        x = scale(capacity)
-        drawn.append(rule(x, 0, x, height(len(rows)), class_="capacity", stroke=INK, stroke_dasharray="3 2"))
+    if line is not None:
+        drawn.append(rule(line, 0, line, height(len(rows)), class_="capacity", stroke=INK, stroke_dasharray="3 2"))
     return chart(width, height(len(rows)), title, "; ".join(f"{row.label}: {row.text}" for row in rows), *drawn)
 
 
@@ -69,7 +78,7 @@ def _reach(row: Bar) -> float:
     return max((end for end in ends if math.isfinite(end)), default=0.0)
 
 
-def _row(row: Bar, y: float, labels: float, scale: Scale) -> Markup:
+def _row(row: Bar, y: float, labels: float, scale: Scale, line: float | None) -> Markup:
     drawn: list[str] = [label(labels - 7, y, fit(row.label, _LABELS), anchor="end")]
     end = start = scale(0)
     done = 0.0
@@ -82,19 +91,17 @@ def _row(row: Bar, y: float, labels: float, scale: Scale) -> Markup:
         start = end
     if row.interval is not None and all(map(math.isfinite, row.interval)):
         low, high = (scale(max(0.0, value)) for value in row.interval)
-        drawn.append(
-            element(
-                "path",
-                d=f"M{low:.1f} {y:.1f}H{high:.1f}M{low:.1f} {y - 4:.1f}v8M{high:.1f} {y - 4:.1f}v8",
-                stroke=INK,
-                stroke_width=1.25,
-                fill="none",
-                class_="whisker",
-            )
-        )
+        drawn.append(whisker(low, high, y))
         end = max(end, high)
-    drawn.append(label(end + 6, y, row.text if row.parts else fit(row.text, scale.end - labels + 60), muted=row.ghost))
+    text = row.text if row.parts else fit(row.text, scale.end - labels + 60)
+    drawn.append(label(text_start(end, text, line), y, text, muted=row.ghost))
     return element("g", *drawn)
+
+
+def text_start(end: float, text: str, line: float | None) -> float:
+    """Where the text behind a bar begins: right after it, or after a line that would cross it."""
+    crossed = line is not None and end < line + 4 and line < end + 6 + text_width(text)
+    return (line if crossed and line is not None else end) + 6
 
 
 def _block(row: Bar, start: float, end: float, y: float, *, pale: bool) -> Markup:

@@ -11,6 +11,7 @@ from typing import TypeGuard
 from markupsafe import Markup
 
 from llmbench.report.charts.decimate import Point, decimate, running_median
+from llmbench.report.charts.labels import apart
 from llmbench.report.charts.scale import Scale
 from llmbench.report.format import number, printable, short, shorten
 from llmbench.report.palette import Ink
@@ -130,7 +131,7 @@ def _references(
         ((y(one.value), one, name) for one, name in zip(references, names, strict=True) if _finite(one.value)),
         key=lambda item: item[0],
     )
-    places = _apart([(at, _LINE * len(name)) for at, _, name in shown], 0, y.start + 20)
+    places = apart([(at, _LINE * len(name)) for at, _, name in shown], 0, y.start + 20)
     for (at, reference, name), place in zip(shown, places, strict=True):
         yield rule(
             x.start,
@@ -144,20 +145,6 @@ def _references(
         )
         for index, line in enumerate(name):
             yield label(names_at, place + _LINE * (index + 0.5), line, muted=True)
-
-
-def _apart(boxes: Sequence[tuple[float, float]], top: float, bottom: float) -> list[float]:
-    """Tops of boxes, given as sorted (middle, height), moved down and then up until none overlaps another."""
-    tops: list[float] = []
-    edge = top
-    for middle, tall in boxes:
-        tops.append(max(edge, middle - tall / 2))
-        edge = tops[-1] + tall
-    edge = bottom
-    for index in reversed(range(len(boxes))):
-        tops[index] = max(top, min(tops[index], edge - boxes[index][1]))
-        edge = tops[index]
-    return tops
 
 
 def _curve(curve: Curve, x: Scale, y: Scale, window: int | None) -> Iterator[Markup]:

@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 
 from llmbench.report import environment
+from llmbench.report.charts.stacks import patterns
 from llmbench.report.page import render, write_page
-from llmbench.report.run import summary
+from llmbench.report.run import memory, pareto, summary
 from llmbench.report.run.cases import matrix_size, read_cases
 from llmbench.report.run.data import COLUMNS, document
 from llmbench.report.run.details import details as all_details
@@ -16,6 +17,7 @@ from llmbench.report.run.heading import meta, title
 from llmbench.report.run.ladder import ladder_views
 from llmbench.report.run.matrix import STEPS, matrix
 from llmbench.report.run.pick import RULE, inked, picked
+from llmbench.report.run.roofline import roofline_section
 from llmbench.report.run.shared import told_once
 from llmbench.report.run.table import table as all_cases
 from llmbench.report.run.workloads import panels
@@ -45,6 +47,7 @@ def run_page(folder: RunFolder) -> str:
     attention += summary.damaged_files(damage, cases)
     attention.sort(key=lambda group: URGENCY.index(group.verdict.key))
     skipped = [group for group in calm if group.verdict.key == "skipped"]
+    workloads = panels(speeds)
     return render(
         "run.html.j2",
         document(run, cases),
@@ -70,8 +73,14 @@ def run_page(folder: RunFolder) -> str:
         groups=speeds.groups() if speeds.turned else [],
         left_out=speeds.left_out() if speeds.turned else [],
         ladders=ladder_views(run, cases),
-        panels=panels(speeds),
+        panels=workloads,
         explore=explore(speeds),
+        memory_kinds=memory.legend([panel.memory for panel in workloads]),
+        patterns=patterns(),
+        tradeoffs=pareto.pareto_views(speeds),
+        shapes=pareto.shape_legend([case for case in cases if case.throughput is not None]),
+        hollow=any(case.throughput is not None and not case.counts for case in cases),
+        roofline=roofline_section(speeds),
         table=all_cases(ran, calm, speedups),
         calm=calm,
         skipped=skipped,

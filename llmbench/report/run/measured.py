@@ -17,9 +17,9 @@ from llmbench.report.format import (
     timestamp,
 )
 from llmbench.report.run.cases import CaseView
+from llmbench.report.run.memory import memory_parts
 from llmbench.report.run.section import Facts, Section, filled
 from llmbench.report.run.speedup import Speedup
-from llmbench.report.run.workloads import memory_parts
 from llmbench.results.schema import Compile, Hardware, Memory, Peak, Range, Rank, Record, Sampling
 
 MOST_RANKS = 16

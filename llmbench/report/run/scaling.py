@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
+from llmbench.report.charts.efficiency import Efficiency, efficiencies
 from llmbench.report.format import NOTHING, percent, plus_minus, si
 from llmbench.report.run.cases import CaseView
+from llmbench.report.run.pick import MOST
+
+_ABSURD = 1e3  # no efficiency: an axis that holds it shows nothing else
 
 
 @dataclass(frozen=True)
@@ -20,11 +26,19 @@ class ScalingRow:
 
 @dataclass(frozen=True)
 class ScalingTable:
-    """``kind`` is strong or weak, or both in words."""
+    """Of one workload.
+
+    Attributes:
+        kind: strong or weak, or both in words.
+        chart: None where no efficiency is known.
+        undrawn: modes that the chart has no room for: those that scale worst.
+    """
 
     heads: list[str]
     rows: list[ScalingRow]
     kind: str
+    chart: Markup | None
+    undrawn: int
 
 
 def scaling(cases: Sequence[CaseView]) -> ScalingTable | None:
@@ -53,7 +67,23 @@ def scaling(cases: Sequence[CaseView]) -> ScalingTable | None:
         for case in found.values()
         if case.record and case.record.scaling
     }
-    return ScalingTable(heads, rows, " and ".join(sorted(kinds)))
+    lines = [line for mode, found in told.items() if (line := _line(mode, found))]
+    drawn = sorted(lines, key=lambda line: -line.values[-1][1])[:MOST]
+    name = f"{cases[0].workload} {cases[0].variant}".strip()
+    chart = efficiencies(f"Scaling efficiency of {name} by the number of ranks", drawn) if drawn else None
+    return ScalingTable(heads, rows, " and ".join(sorted(kinds)), chart, len(lines) - len(drawn))
+
+
+def _line(mode: str, found: Mapping[int, CaseView]) -> Efficiency | None:
+    """From the size that the others are held against; None where no efficiency is known."""
+    known = {
+        size: case.record.scaling
+        for size, case in found.items()
+        if case.counts and case.record and case.record.scaling and 0 <= case.record.scaling.efficiency < _ABSURD
+    }
+    reference = min((size for size in found if size not in known), default=1)
+    values = [(reference, 1.0), *((size, known[size].efficiency) for size in sorted(known) if size > reference)]
+    return Efficiency(mode, next(iter(found.values())).column.ink, values) if len(values) > 1 else None
 
 
 def _heads(size: int, first: bool, shared: bool) -> list[str]:

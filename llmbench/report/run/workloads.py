@@ -11,9 +11,10 @@ from markupsafe import Markup
 from llmbench.report.charts.bars import Bar, bars
 from llmbench.report.charts.bars import height as bars_height
 from llmbench.report.charts.lines import Curve, Reference, lines, smoothing_window, wants_log
-from llmbench.report.format import NOTHING, amount, number, of_limit, percent, plus_minus, si, size
+from llmbench.report.format import NOTHING, amount, number, of_limit, percent, plus_minus, si
 from llmbench.report.run.cases import EAGER, CaseView
 from llmbench.report.run.matrix import Matrix, Row
+from llmbench.report.run.memory import MemoryView, memory_view
 from llmbench.report.run.pick import picked
 from llmbench.report.run.scaling import ScalingTable, scaling
 from llmbench.results.schema import Record
@@ -37,8 +38,7 @@ class Panel:
     facts: str
     speed: Markup
     speed_unit: str
-    memory: Markup
-    memory_title: str
+    memory: MemoryView
     loss: Markup
     loss_title: str
     held_out_heads: list[str]
@@ -68,10 +68,7 @@ def _panel(row: Row) -> Panel:
         facts=_facts(row.cases),
         speed=bars(f"Throughput of {row.workload} by mode, in {unit or 'no unit'}", [_speed(case) for case in drawn]),
         speed_unit=unit,
-        memory=bars(
-            f"Peak memory of {row.workload} by mode", [_memory(case) for case in drawn], capacity=_capacity(drawn)
-        ),
-        memory_title=_memory_title(drawn),
+        memory=memory_view(row.workload, drawn),
         loss=lines(f"Training loss of {row.workload} by step and mode", curves, references, tall=min(tall, 420)),
         loss_title=_loss_title(curves, references),
         held_out_heads=heads,
@@ -110,43 +107,6 @@ def _speed(case: CaseView) -> Bar:
     word = "" if case.counts else f" {case.verdict.word}"
     text = f"{si(value)} {plus_minus(case.uncertainty)}{mark}{word}"
     return Bar(column.name, column.ink, (value,), text, case.interval, ghost=not case.counts)
-
-
-def _memory(case: CaseView) -> Bar:
-    column = case.column
-    parts = memory_parts(case.record)
-    if case.peak_bytes is None or not parts:
-        text = NOTHING if case.counts else f"{case.verdict.symbol} {case.verdict.word}"
-        return Bar(column.name, column.ink, (), text)
-    total = sum(amount for _, amount in parts)
-    return Bar(column.name, column.ink, tuple(amount for _, amount in parts), size(total))
-
-
-def memory_parts(record: Record | None) -> list[tuple[str, float]]:
-    """What the bar of memory is made of, the case's own part first."""
-    memory = record.memory if record else None
-    if memory is None:
-        return []
-    if memory.peak_allocated_bytes is not None:
-        reserved = (memory.peak_reserved_bytes or 0) - memory.peak_allocated_bytes
-        return [("allocated", memory.peak_allocated_bytes), *([("reserved", reserved)] if reserved > 0 else [])]
-    if memory.peak_rss_bytes is None:
-        return []
-    start = min(memory.start_rss_bytes or 0, memory.peak_rss_bytes)
-    parts: list[tuple[str, float]] = [("the case", memory.peak_rss_bytes - start)]
-    return [*parts, ("Python and torch", start)] if start else parts
-
-
-def _memory_title(cases: Sequence[CaseView]) -> str:
-    names = next((names for case in cases if (names := [name for name, _ in memory_parts(case.record)])), [])
-    capacity = _capacity(cases)
-    split = f" (pale: {names[1]})" if len(names) > 1 else ""
-    return "Peak memory" + (f" of {size(capacity)}" if capacity else "") + split
-
-
-def _capacity(cases: Sequence[CaseView]) -> int | None:
-    known = [case.record.memory.capacity_bytes for case in cases if case.record and case.record.memory]
-    return next((capacity for capacity in known if capacity), None)
 
 
 def _references(cases: Sequence[CaseView]) -> list[Reference]:

@@ -1,10 +1,11 @@
-"""What the device could do at best: by its data sheet, and by a matrix multiplication measured here."""
+"""What the device could do at best: by its data sheet, and by matrix multiplications and a copy measured here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from llmbench.worker.device import Device
 from llmbench.worker.events import Events
+from llmbench.worker.measure.memory import host_memory
 
 NVIDIA = "https://www.nvidia.com/en-us"
 HOPPER = "NVIDIA H100 Tensor Core GPU Architecture whitepaper"
@@ -77,7 +79,11 @@ REPEATS = 1000
 CAPABILITY = {"tf32": (8, 0), "bf16": (8, 0), "fp16": (7, 0), "fp8": (8, 9)}
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Multiply = Callable[[], Tensor]
+# Bytes of the tensor that is copied, if there is 16 times as much memory: more than a cache holds.
+COPY_BYTES = {"cuda": 2**30, "cpu": 2**28}
+LEAST_COPY = 2**20  # a smaller one takes no longer than to begin it
+
+Run = Callable[[], Tensor]
 
 
 def data_sheet(device_name: str, arithmetic: str) -> dict[str, Any] | None:
@@ -101,7 +107,8 @@ def measure_peaks(job: dict[str, Any], events: Events) -> dict[str, Any]:
 
     Returns:
         ``peaks``: TFLOP/s by arithmetic, None where it cannot be measured. ``sizes``: of the matrices that reached
-        the peak. ``reasons``: why a peak is None.
+        the peak. ``bandwidth``: bytes per second between memory and processor, None where it cannot be measured.
+        ``reasons``: why a peak or the bandwidth is None.
     """
     device = Device(job["device"])
     peaks: dict[str, float | None] = {}
@@ -113,7 +120,28 @@ def measure_peaks(job: dict[str, Any], events: Events) -> dict[str, Any]:
         except (_CannotError, RuntimeError, TypeError) as error:  # torch has no kernel for it, or no memory
             peaks[name] = None
             reasons[name] = (str(error).splitlines() or [type(error).__name__])[0]
-    return {"peaks": peaks, "sizes": sizes, "reasons": reasons}
+    bandwidth = None
+    try:
+        bandwidth = measure_bandwidth(device)
+    except (_CannotError, RuntimeError) as error:
+        reasons["bandwidth"] = (str(error).splitlines() or [type(error).__name__])[0]
+    return {"peaks": peaks, "sizes": sizes, "bandwidth": bandwidth, "reasons": reasons}
+
+
+def measure_bandwidth(device: Device) -> float:
+    """Bytes per second of the fastest copy of a large tensor, each byte counted as read and as written.
+
+    As the copy of STREAM (McCalpin 1995): what a CPU reads only to write over it does not count.
+    """
+    memory = torch.cuda.mem_get_info()[0] if device.cuda else host_memory()
+    size = min(COPY_BYTES[device.kind], memory // 16)
+    if size < LEAST_COPY:
+        raise _CannotError("too little free memory")
+    source = torch.ones(size // 4, device=device.torch)
+    target = torch.zeros_like(source)
+    copy = partial(target.copy_, source)
+    (first,) = _seconds(device, copy, 1)
+    return 2 * source.nbytes / min([first, *_seconds(device, copy, min(REPEATS, int(SECONDS / first)))])
 
 
 class _CannotError(Exception):
@@ -153,7 +181,7 @@ def _fits(device: Device, size: int) -> bool:
     return not device.cuda or 4 * size**2 * 4 < torch.cuda.mem_get_info()[0] / 2
 
 
-def _multiply(device: Device, name: str, size: int) -> Multiply:
+def _multiply(device: Device, name: str, size: int) -> Run:
     """A function that multiplies two random matrices; zeros would be faster on a GPU."""
     a, b = (torch.randn(size, size, device=device.torch) for _ in range(2))
     if name == "fp8":
@@ -165,12 +193,12 @@ def _multiply(device: Device, name: str, size: int) -> Multiply:
     return lambda: torch.mm(a, b, out=product)
 
 
-def _seconds(device: Device, multiply: Multiply, repeats: int) -> list[float]:
-    """Of each product, after one that warms up; on CUDA they are queued, so that launching them takes no time."""
-    multiply()
+def _seconds(device: Device, run: Run, repeats: int) -> list[float]:
+    """Of each run, after one that warms up; on CUDA they are queued, so that launching them takes no time."""
+    run()
     marks = [device.mark()]
     for _ in range(repeats):
-        multiply()
+        run()
         marks.append(device.mark())
     device.synchronize()
     return [device.between(begin, end) for begin, end in pairwise(marks)]

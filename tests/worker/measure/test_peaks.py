@@ -98,6 +98,7 @@ def test_the_table_is_of_dense_arithmetic() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peaks, "SIZES", {"cpu": (32, 64), "cuda": (32, 64)})
     monkeypatch.setattr(peaks, "SECONDS", 0.01)
+    monkeypatch.setattr(peaks, "COPY_BYTES", {"cpu": 2**20, "cuda": 2**20})
 
 
 def test_peaks_are_measured_by_arithmetic(quick: None) -> None:
@@ -122,6 +123,7 @@ class Clock:
             return lambda: self.run(size, seconds)
 
         monkeypatch.setattr(peaks, "_multiply", multiply)
+        monkeypatch.setattr(peaks, "measure_bandwidth", lambda device: 1.0)
 
     def run(self, size: int, seconds: Callable[[int, int], float]) -> None:
         self.now += seconds(size, self.products.count(size))
@@ -254,3 +256,37 @@ def test_matrices_that_would_not_fit_are_left_out(cuda: dict[str, Any]) -> None:
     found = measure_peaks({"device": "cuda"}, Events())
     assert set(found["peaks"].values()) == {None}
     assert set(found["reasons"].values()) == {"too little free memory"}
+    assert found["bandwidth"] is None
+    assert "bandwidth" in found["reasons"]
+
+
+# Bandwidth
+
+
+def test_a_copy_reads_and_writes_every_byte(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, copied = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    copy = Tensor.copy_
+
+    def timed(self: Tensor, source: Tensor) -> Tensor:
+        now[0] += 0.004 if len(copied) < 3 else 0.002  # it warms up
+        copied.append(source.nbytes)
+        return copy(self, source)
+
+    monkeypatch.setattr(Tensor, "copy_", timed)
+    assert peaks.measure_bandwidth(Device("cpu")) == pytest.approx(2 * 2**20 / 0.002)
+    assert set(copied) == {2**20}
+
+
+def test_the_bandwidth_is_measured_beside_the_peaks(quick: None) -> None:
+    assert measure_peaks({"device": "cpu"}, Events())["bandwidth"] > 0
+
+
+def test_a_copy_takes_a_small_share_of_the_memory(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peaks, "COPY_BYTES", {"cpu": 2**40})
+    monkeypatch.setattr(peaks, "host_memory", lambda: 2**26)
+    sizes = []
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda size, **how: sizes.append(4 * size) or ones(size, **how))
+    assert peaks.measure_bandwidth(Device("cpu")) > 0
+    assert sizes == [2**22]

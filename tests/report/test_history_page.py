@@ -125,6 +125,13 @@ def test_nothing_happened(tmp_path):
     assert "All runs recorded the same." in page.body
 
 
+def test_a_case_that_fails_is_in_the_title_where_no_step_is(tmp_path):
+    factory.nights(tmp_path, 10, CASES, lambda number, case: None if number == 9 and case.mode == "compile" else 1.0)
+    page = Page(page_of(tmp_path))
+    assert page.one("h1").text.strip().startswith("History: 1 case failing, no step")
+    assert words(page.one("h2", id="steps")) == "Failing"
+
+
 def test_too_few_runs_to_tell(tmp_path):
     factory.nights(tmp_path, 2, CASES, lambda number, case: 1.0)
     page = Page(page_of(tmp_path))

@@ -16,7 +16,7 @@ from llmbench.results.history import History
 from llmbench.stats.metrics import Metric
 from llmbench.stats.trends import Trend
 
-_COLUMNS = ("runs", "records")
+_COLUMNS = ("trends", "records")
 
 
 def history_page(
@@ -37,6 +37,7 @@ def history_page(
         file: where the page will lie: links to the reports of the runs are relative to it.
     """
     document = history_document(history, found, metric, reference) | {"run": {"id": f"history-{metric.name}"}}
+    del document["runs"]  # its rows say the same; where a run lay here is nobody's business elsewhere
     named, link = anchors(found), links_from(file)
     failing = failures(found)
     units = sorted({trend.unit for trend in found if trend.unit})

@@ -77,10 +77,13 @@ def verdict_of(trend: Trend, metric: Metric) -> Verdict:
 
 
 def headline(found: Sequence[Trend], metric: Metric) -> str:
-    """``2 steps down, 1 step up``."""
+    """``2 steps down, 1 step up``; what fails where there is none."""
     worse, better = _amounts(found)
     if not any(trend.values for trend in found):
         return "nothing was measured"
+    failing = sum(trend.state == "failing" for trend in found)
+    if not worse and not better and failing:
+        return f"{count(failing, 'case')} failing, no step"
     if not worse and not better:
         told = [trend for trend in found if len(trend.values) >= FEWEST and trend.state != "replaced"]
         return f"no step in {count(len(told), 'case')}" if told else "too few runs to tell"

@@ -24,6 +24,7 @@ OURS = (
     "nodes=64,slow=20",
     "nodes=16,slow=3",
     "nodes=8,slow=2,links=1",
+    "nodes=16,slow=3,links=1",
     "nodes=8,slow=3,fault=network",
     "nodes=4,links=1",
     "nodes=4",

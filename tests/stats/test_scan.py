@@ -229,10 +229,13 @@ def test_the_same_seed_asks_the_same():
     assert asked[0] == asked[1] != asked[2]
 
 
-def test_partners_of_a_suspect_are_fast_and_never_the_same():
-    cluster = Cluster(64, nodes={"n10": 0.8, "n20": 0.8, "n30": 0.8})
-    for name in ("n10", "n20", "n30"):
-        partners = [test.partner(name) for test in scan(cluster.nodes, cluster).pairs if name in (test.a, test.b)]
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("count", "slow"), [(6, ["n01"]), (64, ["n10", "n20", "n30"])])
+def test_a_suspect_meets_three_different_nodes(count, slow, seed):
+    cluster = Cluster(count, nodes=dict.fromkeys(slow, 0.8))
+    tests = scan(cluster.nodes, cluster, seed=seed).pairs
+    for name in slow:
+        partners = [test.partner(name) for test in tests if name in (test.a, test.b)]
         assert len(set(partners)) == len(partners) == 3
 
 

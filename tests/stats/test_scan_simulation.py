@@ -111,6 +111,10 @@ def test_slow_links_of_small_clusters(text):
     assert total.precision >= 0.99
 
 
+def test_a_fourth_round_names_the_links_that_two_slow_nodes_of_eight_leave_in_doubt():
+    assert score("nodes=8,slow=2,links=1", 150, of="links", rounds=4).recall >= 0.99
+
+
 def test_slow_links_anywhere_if_every_link_is_tested():
     total = score("nodes=40,links=3,slow=1", 10, of="links", every_link=True)
     assert total.recall >= 0.96

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, median_high, median_low
+from statistics import NormalDist, median_high
 
 from llmbench.results.scan import Gate
 
-SUSPECT_SIGMAS = 3.0
+SUSPECT_SIGMAS = 3.2
 SMALLEST_SHARE = 0.02
 """Nothing is called low that is not at least 2 % below the median: not worth a technician."""
 PRIOR_SPREAD, PRIOR_WEIGHT = 0.02, 24
 """Few values cannot tell their own spread: it is drawn towards 2 %, which weighs as much as 24 values."""
 CERTAIN_SIGMAS = 6.0
 """Below so many standard deviations one measurement can convict. Of a few values the spread itself is uncertain."""
-_MAD_TO_SIGMA = 1.4826  # of normal noise
+_ONE_SIGMA = 0.6827
+"""Of normal deviations to one side, the share within one standard deviation."""
 
 
 def gate(metric: str, unit: str, values: Sequence[float]) -> Gate:
     """The gate of one metric, of which more is better.
 
-    The spread is the median deviation of the values above the median, as slow nodes pull at the others; of two middle
-    values the faster is the median. Three standard deviations below it is low; of many values more, so that about one
-    of them is low by chance.
+    The spread is what two thirds of the values above the median stay within, as slow nodes pull at the others; of two
+    middle values the faster is the median. 3.2 standard deviations below it is low; of many values more, so that about
+    one of them is low by chance.
 
     Args:
         values: positive and finite, one or more.
     """
     centre = median_high(values)
-    deviation = _MAD_TO_SIGMA * median_low(value / centre - 1 for value in values if value >= centre)
+    above = sorted(value / centre - 1 for value in values if value >= centre)
+    deviation = above[math.ceil(_ONE_SIGMA * len(above)) - 1]
     known = len(values)
     spread = math.sqrt((PRIOR_WEIGHT * PRIOR_SPREAD**2 + known * deviation**2) / (PRIOR_WEIGHT + known))
     share = min(1.0, max(SMALLEST_SHARE, max(SUSPECT_SIGMAS, _sigmas(1 / known)) * spread))

@@ -18,7 +18,7 @@ from typing import Any
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 SHORT = ["--workload", "regression-linear", "--workload", "gpt-tiny", "--mode", "eager", "--mode", "bf16"]
-HISTORY = 8  # runs, of which the last third has one thread
+HISTORY = 12  # runs, of which the last third has one thread
 FIRST_SCREEN = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
 PAPER = {"width": 1047, "height": 718}  # A4 landscape without its margins, at 96 dots an inch

@@ -18,6 +18,7 @@ from llmbench.suite.modes import parity_limit
 MEMORY = 0.01  # share by which a peak must differ
 RESIDENT = 0.03  # the same of resident memory, which differs between runs of the same code
 BYTES = 4 * 2**20  # and by how much at least
+_NO_BYTES = 2**63  # from here on a count of bytes is none, and beyond the range of a float it could not be divided
 SAME_ARITHMETIC = 1e-5  # largest relative difference of a loss where nothing but the code can differ
 ROUNDING = 1e-3  # the same, smoothed, where sums may be taken in another order
 
@@ -67,7 +68,9 @@ def memory_change(base: Sequence[Memory | None], cand: Sequence[Memory | None]) 
     allocated = [[memory.peak_allocated_bytes for memory in side] for side in known]
     resident = [[memory.peak_rss_bytes for memory in side] for side in known]
     on_device = all(peak is not None for side in allocated for peak in side)
-    peaks = [[peak for peak in side if peak and peak > 0] for side in (allocated if on_device else resident)]
+    peaks = [
+        [peak for peak in side if peak and 0 < peak < _NO_BYTES] for side in (allocated if on_device else resident)
+    ]
     if not all(peaks) or sum(map(len, peaks)) < len(base) + len(cand):
         return None
     return _memory(min(peaks[0]), min(peaks[1]), MEMORY if on_device else RESIDENT)

@@ -20,10 +20,23 @@ from hypothesis import strategies as st
 from llmbench.errors import UserError
 from llmbench.report import doctor_page, run_page
 from llmbench.report.benchmarks import benchmarks_page
+from llmbench.report.compare import compare_page
+from llmbench.report.compare.environment import environments
 from llmbench.report.format import printable
+from llmbench.report.history import history_page
+from llmbench.report.scan import scan_page
 from llmbench.results.benchmarks import BenchmarkFile
+from llmbench.results.history import History, read_history
+from llmbench.results.scan import UNITS, Gate, PairTest, Scan, ScanNode, SlowLink, read_scan
 from llmbench.results.schema import PlannedCase, Record, Run, Series
+from llmbench.results.sides import load
 from llmbench.results.store import RunFolder
+from llmbench.stats.comparison import Rules
+from llmbench.stats.judge import compare_sides
+from llmbench.stats.metrics import METRICS
+from llmbench.stats.scan.document import simulated_scan
+from llmbench.stats.scan.simulate import parse_spec
+from llmbench.stats.trends import reference_case, trends
 from tests import factory
 from tests.doctor import made as doctor_made
 from tests.report import hostile
@@ -74,6 +87,15 @@ def written(document: Any) -> str:
     return json.dumps(document)
 
 
+def well_formed(document: Any) -> str:
+    """The same, as a reader takes it that wants whole characters."""
+    return readable(json.dumps(document, ensure_ascii=False))
+
+
+def readable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
 # Runs
 
 GOOD_RUN = json.loads(
@@ -106,6 +128,13 @@ def _record(rng: Random, spoilt: float) -> Any:
 
 
 def write_run(path: Path, run: dict[str, Any], records: list[Any], rng: Random, spoilt: float = 0.0) -> Built:
+    write_files(path, written(run), [written(record) for record in give_files(path, records, rng, spoilt)])
+    cases = [*(run["cases"] if isinstance(run.get("cases"), list) else []), *records]
+    return Built(run_page(RunFolder(path)), [*named(cases), *lost(records)])
+
+
+def give_files(path: Path, records: list[Any], rng: Random, spoilt: float) -> list[Any]:
+    """Most records get a series and a log, which are written; the records are changed."""
     for part in ("series", "logs"):
         (path / part).mkdir(parents=True)
     for number, record in enumerate(records):
@@ -114,13 +143,21 @@ def write_run(path: Path, run: dict[str, Any], records: list[Any], rng: Random, 
             series = hostile.made(Series, rng, spoilt)
             (path / f"series/{number}.json").write_text(written(_curve(series, rng)))
             (path / f"logs/{number}.log").write_text(hostile.text(rng) * 3, encoding="utf-8", errors="surrogatepass")
-    (path / "run.json").write_text(written(run))
-    lines = [written(record) for record in records]
-    (path / "records.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    cases = [*(run["cases"] if isinstance(run.get("cases"), list) else []), *records]
-    named = [case["case"] for case in cases if isinstance(case, dict) and isinstance(case.get("case"), str)]
-    lost = [f"records.jsonl line {n}" for n, record in enumerate(records, 1) if not isinstance(record, dict)]
-    return Built(run_page(RunFolder(path)), [*named, *lost])
+    return records
+
+
+def write_files(path: Path, run: str, lines: list[str]) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "run.json").write_text(run, encoding="utf-8")
+    (path / "records.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def named(cases: list[Any]) -> list[str]:
+    return [case["case"] for case in cases if isinstance(case, dict) and isinstance(case.get("case"), str)]
+
+
+def lost(records: list[Any]) -> list[str]:
+    return [f"records.jsonl line {n}" for n, record in enumerate(records, 1) if not isinstance(record, dict)]
 
 
 def _curve(series: Any, rng: Random) -> Any:
@@ -192,10 +229,157 @@ def calm_benchmarks(path: Path) -> str:
     return benchmarks_page(path / "micro.json")
 
 
+# Comparisons
+
+
+def compare_of(path: Path, rng: Random, spoilt: float) -> Built | None:
+    names = [hostile.text(rng) for _ in range(3)]
+    shown = []
+    for side in ("base", "cand"):
+        for number in range(rng.choice((1, 1, 2))):
+            records = [_record_of(rng.choice(names), rng, spoilt) for _ in range(rng.randrange(8))]
+            run = hostile.poisoned(GOOD_RUN, rng, spoilt / 4)
+            run = run | {"suite": names[0], "cases": []} if isinstance(run, dict) else {"suite": names[0]}
+            folder = path / side / str(number)
+            write_files(folder, written(run), [written(record) for record in give_files(folder, records, rng, spoilt)])
+            shown += [*named(records), *lost(records)]
+    rules = Rules(across_hardware=rng.random() < 0.5, strict=rng.random() < 0.5)
+    try:
+        sides = load(path / "base", path / "cand")
+    except UserError as error:
+        assert str(path) in error.message  # noqa: PT017
+        return None
+    comparison = compare_sides(*sides, rules)
+    found = environments(sides[0].runs, sides[1].runs)
+    return Built(compare_page(comparison, found, ["llmbench", "compare", hostile.text(rng)]), shown)
+
+
+def _record_of(case: str, rng: Random, spoilt: float, speed: float = 1.0) -> Any:
+    """Of this case, mostly with what runs are compared by; some much faster than the others."""
+    good = GOOD_RECORDS[0]
+    record = hostile.poisoned(good, rng, spoilt / 4)
+    if not isinstance(record, dict):
+        return record
+    value = good["throughput"]["value"] * speed * rng.choice((1.0, 1.001, 0.999, 1.0, 1.001, 0.999, 1.5))
+    throughput = good["throughput"] | {"value": value, "ci95": [0.99 * value, 1.01 * value]}
+    parts = ("config", "energy", "loss", "memory", "noise", "phases", "step_seconds")
+    record |= {key: good[key] for key in parts if rng.random() < 0.7 and key in good}
+    record |= {"throughput": throughput} if rng.random() < 0.8 else {}
+    record |= {"config": good["config"]} if rng.random() < 0.7 else {}
+    return record | {"case": case, "status": rng.choice(("ok",) * 9 + ("failed", "oom", record.get("status")))}
+
+
+def calm_compare(path: Path) -> str:
+    for side in ("base", "cand"):
+        factory.plain_run(path / side, ["gpt-tiny"], ["eager"], steps=30)
+    sides = load(path / "base", path / "cand")
+    return compare_page(compare_sides(*sides, Rules()), environments(sides[0].runs, sides[1].runs), ["llmbench"])
+
+
+# Histories
+
+
+def history_of(path: Path, rng: Random, spoilt: float) -> Built | None:
+    names = [hostile.text(rng) for _ in range(2)] + ["gpt-tiny/eager/ws1"]
+    metric, reference = rng.choice(list(METRICS.values())), rng.choice((None, None, "eager", names[0]))
+    lines = {}
+    for number in range(rng.choice((1, 2, 5, 13))):
+        folder = path / f"{number:02d}"
+        run = hostile.poisoned(GOOD_RUN, rng, spoilt / 4)
+        if isinstance(run, dict) and rng.random() >= spoilt:
+            run |= {"id": hostile.text(rng), "started_at": f"2026-08-{number + 1:02d}T02:00:00+00:00"}
+        speed = 1.0 if number < 6 else 0.1
+        lines[folder] = [_record_of(name, rng, spoilt, speed) for name in names if rng.random() < 0.9]
+        # Most would be refused for their half surrogate pairs.
+        run, *told = (written(one) if rng.random() < 0.1 else well_formed(one) for one in (run, *lines[folder]))
+        write_files(folder, run, told)
+    try:
+        past = read_history([path])
+        found = trends(past, metric, reference=reference)
+    except UserError as error:
+        assert str(path) in error.message or "no run has the case" in error.message  # noqa: PT017
+        return None
+    page = history_page(past, found, metric, reference=reference)
+    return Built(page, [*map(str, past.faults), *_expected(lines, past, reference)])
+
+
+def _expected(lines: dict[Path, list[Any]], past: History, reference: str | None) -> list[str]:
+    """The case of every line that is not told to be left out, and that nothing is divided by."""
+    out = {(fault.path, fault.line) for fault in past.faults}
+    runs = [folder for folder in lines if folder not in past.copies and (folder / "run.json", None) not in out]
+    kept = [
+        record["case"]
+        for folder in runs
+        for number, record in enumerate(lines[folder], 1)
+        if (folder / "records.jsonl", number) not in out
+    ]
+    return [readable(case) for case in kept if readable(case) != reference_case(readable(case), reference)]
+
+
+def calm_history(path: Path) -> str:
+    factory.plain_run(path / "run", ["gpt-tiny"], ["eager"], steps=30)
+    past = read_history([path])
+    return history_page(past, trends(past, METRICS["throughput"]), METRICS["throughput"])
+
+
+# Scans
+
+_COUNTS = frozenset({"round", "rounds", "pair_tests", "values", "message_bytes"})
+
+
+def scan_of(path: Path, rng: Random, spoilt: float) -> Built | None:
+    names = [f"{hostile.text(rng)} {number}" for number in range(rng.choice((0, 1, 2, 3, 12, 40)))]
+    gates = [hostile.made(Gate, rng) | {"metric": metric} for metric in (*UNITS, hostile.text(rng))]
+    pairs = [_between(names, PairTest, rng) for _ in range(rng.randrange(60) if names else 0)]
+    links = [_between(names, SlowLink, rng) for _ in range(rng.randrange(12) if names else 0)]
+    nodes = [
+        hostile.made(ScanNode, rng)
+        | {"name": name, "estimates": {gate["metric"]: hostile.number(rng) for gate in gates if rng.random() < 0.8}}
+        for name in names
+    ]
+    document = hostile.made(Scan, rng) | {"kind": "scan", "schema_version": 1, "gates": gates[rng.randrange(4) :]}
+    document |= {"nodes": nodes, "pairs": pairs, "links": links}
+    document = {key: _counted(value, key, rng) for key, value in document.items()}
+    if spoilt and rng.random() < 0.3:  # else all would be refused
+        document = hostile.poisoned(document, rng, spoilt / 40) | {"kind": "scan"}
+    path.mkdir(parents=True)
+    file = path / "scan.json"
+    file.write_text(well_formed(document), encoding="utf-8")
+    try:
+        scan = read_scan(file)
+    except UserError as error:
+        assert str(file) in error.message  # noqa: PT017
+        return None
+    assert scan is not None
+    against = [node["evidence"] for node in nodes if node["verdict"] != "ok"]
+    ends = [end for one in (*pairs, *links) for end in (one["a"], one["b"])]
+    return Built(scan_page(scan), list(map(readable, [*names, *against, *ends, *document["exclude"]])))
+
+
+def _between(names: list[str], model: type[PairTest | SlowLink], rng: Random) -> dict[str, Any]:
+    return hostile.made(model, rng) | {"a": rng.choice(names), "b": rng.choice((*names, hostile.text(rng)))}
+
+
+def _counted(value: Any, key: str, rng: Random) -> Any:
+    """With counts that are counts: a scan with others is refused."""
+    if isinstance(value, dict):
+        return {name: _counted(item, name, rng) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_counted(item, "", rng) for item in value]
+    return rng.choice((0, 1, 7, 10**9)) if key in _COUNTS else value
+
+
+def calm_scan(_: Path) -> str:
+    return scan_page(simulated_scan(parse_spec("nodes=4"), command=["llmbench", "scan"]))
+
+
 KINDS = (
     Kind("run", calm_run, run_of, 60),
     Kind("doctor", lambda _: doctor_page(GOOD_DIAGNOSIS), diagnosis_of, 80),
     Kind("benchmarks", calm_benchmarks, benchmarks_of, 80),
+    Kind("compare", calm_compare, compare_of, 40),
+    Kind("history", calm_history, history_of, 40),
+    Kind("scan", calm_scan, scan_of, 50),
 )
 
 

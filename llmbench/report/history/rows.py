@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from llmbench.report.anchors import Anchors
 from llmbench.report.charts.trend import Course, Dot, Mark, sparkline, trend_chart, values_to_tick
 from llmbench.report.format import NOTHING, half_width, plain, plus_minus, shorten
 from llmbench.report.history.views import change, clock, commit, day, shown, tick, urgency, verdict_of
@@ -146,16 +147,8 @@ def _course(trend: Trend, place: Mapping[int, int] | None = None, told: int = 0)
 
 def anchors(found: Sequence[Trend]) -> dict[int, str]:
     """Ids of the details: of the most urgent, as many as a page holds."""
-    named: dict[int, str] = {}
-    taken: set[str] = set()
-    for trend in found[:MOST_DETAILS]:
-        name, again = trend.case, 1
-        while name in taken:
-            again += 1
-            name = f"{trend.case} {again}"
-        taken.add(name)
-        named[id(trend)] = name
-    return named
+    ids = Anchors()
+    return {id(trend): ids.of(trend.case) for trend in found[:MOST_DETAILS]}
 
 
 def details(found: Sequence[Trend], metric: Metric, named: Mapping[int, str], link: Link) -> list[Detail]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmbench.report.anchors import Anchors
 from llmbench.report.format import count, half_width, plain_log
 from llmbench.report.palette import Ink, ink
 from llmbench.report.verdict import VERDICTS, Verdict
@@ -118,7 +118,7 @@ def read_cases(folder: RunFolder, run: Run) -> list[CaseView]:
     rows = _rows(folder, run)
     columns = _columns((row.mode, row.world_size) for row in rows)
     several = len({row.world_size for row in rows}) > 1
-    anchors = _Anchors()
+    anchors = Anchors()
     return [
         _view(
             folder,
@@ -247,24 +247,6 @@ def _columns(pairs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Column]:
         (mode, world_size): Column(mode, world_size, ink(modes.index(mode), sizes.index(world_size)))
         for mode, world_size in ordered
     }
-
-
-class _Anchors:
-    """Ids for links: the case's own where it is harmless, and never the same twice."""
-
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-
-    def of(self, case: str) -> str:
-        wanted = re.sub(r"[^A-Za-z0-9._+/-]+", "-", case)[:120]
-        # Ids of the page's own sections have no slash.
-        wanted = wanted if "/" in wanted else f"case/{wanted}"
-        anchor, turn = wanted, 1
-        while anchor in self._taken:
-            turn += 1
-            anchor = f"{wanted}/{turn}"
-        self._taken.add(anchor)
-        return anchor
 
 
 _WITH_VALUE = {"--workload", "-w", "--mode", "-m", "--world-size", "--out", "--resume", "--junit", "--markdown"}

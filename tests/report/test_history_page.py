@@ -370,7 +370,7 @@ def test_a_deep_link_opens_its_case(eventful, open_page):
     assert page.locator("details.one[open]").count() == 1
     assert page.locator("details.one[open] svg").bounding_box()["y"] < 900
     page.locator("#cases-table").get_by_role("link", name="bert-tiny/eager/ws1").click()
-    assert page.locator("details.one[open]").count() == 2
+    page.locator("details.one[open]").nth(1).wait_for(timeout=5000)
 
 
 @pytest.mark.browser

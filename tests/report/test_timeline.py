@@ -40,7 +40,8 @@ def described(svg: str) -> str:
 
 def test_phases_stand_above_in_order_and_each_is_told():
     svg = timeline("Memory", FOUND, ink(0))
-    bands = [float(band.get("x") or 0) for band in ET.fromstring(str(svg)).iter("rect")]
+    paths = ET.fromstring(str(svg)).iter("path")
+    bands = [float(path.get("d").split()[0][1:]) for path in paths if re.fullmatch(r"p\d", path.get("class"))]
     assert len(bands) == 6
     assert bands == sorted(bands)
     assert [text for text in texts(svg) if text in ("first step", "timed", "warm-up")] == ["first step", "timed"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -161,17 +163,16 @@ def test_two_runs_may_have_one_name(tree):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
 def test_a_folder_that_may_not_be_read_is_named(tree):
-    closed = tree / "closed"
-    closed.mkdir(mode=0o700)
-    for folder in (tree.parent, *tree.parents[:3]):
-        mode = folder.stat().st_mode
-        if not mode & 0o005:
-            folder.chmod(mode | 0o055)
-    os.seteuid(65534)
-    try:
-        history = read_history([tree])
-    finally:
-        os.seteuid(0)
+    with tempfile.TemporaryDirectory() as public:  # pytest's own folders are closed to others
+        os.chmod(public, 0o755)
+        runs = Path(shutil.copytree(tree, Path(public) / "runs"))
+        closed = runs / "closed"
+        closed.mkdir(mode=0o700)
+        os.seteuid(65534)
+        try:
+            history = read_history([runs])
+        finally:
+            os.seteuid(0)
     assert [str(fault) for fault in history.faults] == [f"{closed}: Permission denied"]
     assert len(history.runs) == 3
 

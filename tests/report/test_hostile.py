@@ -281,9 +281,10 @@ def calm_compare(path: Path) -> str:
 
 def history_of(path: Path, rng: Random, spoilt: float) -> Built | None:
     names = [hostile.text(rng) for _ in range(2)] + ["gpt-tiny/eager/ws1"]
-    metric, reference = rng.choice(list(METRICS.values())), rng.choice((None, None, "eager", names[0]))
+    metric = METRICS[rng.choice(("throughput", *METRICS))]
+    reference = rng.choice((None, None, "eager", names[0]))
     lines = {}
-    for number in range(rng.choice((1, 2, 5, 13))):
+    for number in range(rng.choice((1, 3, 13, 13))):
         folder = path / f"{number:02d}"
         run = hostile.poisoned(GOOD_RUN, rng, spoilt / 4)
         if isinstance(run, dict) and rng.random() >= spoilt:
@@ -305,7 +306,8 @@ def history_of(path: Path, rng: Random, spoilt: float) -> Built | None:
 
 def _expected(lines: dict[Path, list[Any]], past: History, reference: str | None) -> list[str]:
     """The case of every line that is not told to be left out, and that nothing is divided by."""
-    out = {(fault.path, fault.line) for fault in past.faults}
+    only_a_part = (": no object", ": no number")
+    out = {(fault.path, fault.line) for fault in past.faults if not fault.message.endswith(only_a_part)}
     runs = [folder for folder in lines if folder not in past.copies and (folder / "run.json", None) not in out]
     kept = [
         record["case"]
@@ -356,7 +358,7 @@ def scan_of(path: Path, rng: Random, spoilt: float) -> Built | None:
     return Built(scan_page(scan), list(map(readable, [*names, *against, *ends, *document["exclude"]])))
 
 
-def _between(names: list[str], model: type[PairTest | SlowLink], rng: Random) -> dict[str, Any]:
+def _between(names: list[str], model: type[PairTest | SlowLink], rng: Random) -> Any:
     return hostile.made(model, rng) | {"a": rng.choice(names), "b": rng.choice((*names, hostile.text(rng)))}
 
 

@@ -262,10 +262,10 @@ def _record_of(case: str, rng: Random, spoilt: float, speed: float = 1.0) -> Any
         return record
     value = good["throughput"]["value"] * speed * rng.choice((1.0, 1.001, 0.999, 1.0, 1.001, 0.999, 1.5))
     throughput = good["throughput"] | {"value": value, "ci95": [0.99 * value, 1.01 * value]}
-    parts = ("config", "energy", "loss", "memory", "noise", "phases", "step_seconds")
+    parts = ("config", "device", "energy", "loss", "memory", "noise", "phases", "step_seconds")
     record |= {key: good[key] for key in parts if rng.random() < 0.7 and key in good}
     record |= {"throughput": throughput} if rng.random() < 0.8 else {}
-    record |= {"config": good["config"]} if rng.random() < 0.7 else {}
+    record |= {key: good[key] for key in ("config", "device") if rng.random() < 0.8}
     return record | {"case": case, "status": rng.choice(("ok",) * 9 + ("failed", "oom", record.get("status")))}
 
 
@@ -288,7 +288,9 @@ def history_of(path: Path, rng: Random, spoilt: float) -> Built | None:
         folder = path / f"{number:02d}"
         run = hostile.poisoned(GOOD_RUN, rng, spoilt / 4)
         if isinstance(run, dict) and rng.random() >= spoilt:
-            run |= {"id": hostile.text(rng), "started_at": f"2026-08-{number + 1:02d}T02:00:00+00:00"}
+            # One machine, so that there are series to be drawn; software that differs from run to run.
+            run |= {"id": hostile.text(rng), "started_at": f"2026-08-{number + 1:02d}T02:00:00+00:00", "device": "cpu"}
+            run["environment"] = GOOD_RUN["environment"] | {"torch": run.get("environment")}
         speed = 1.0 if number < 6 else 0.1
         lines[folder] = [_record_of(name, rng, spoilt, speed) for name in names if rng.random() < 0.9]
         # Most would be refused for their half surrogate pairs.

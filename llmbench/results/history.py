@@ -24,6 +24,15 @@ from llmbench.results.environment import flat_environment, hardware
 
 KEPT = ("status", "error", "config", "throughput", "step_seconds", "memory", "energy", "loss", "noise")
 """Parts of a record that are kept."""
+_MEASURED = (
+    ("throughput", "value"),
+    ("step_seconds", "median"),
+    ("memory", "peak_allocated_bytes"),
+    ("memory", "peak_rss_bytes"),
+    ("energy", "joules"),
+    ("loss", "eval"),
+    ("loss", "final"),
+)
 _OURS = frozenset({"series", "logs"})  # folders of a run, in which no other run lies
 
 
@@ -80,7 +89,7 @@ class History:
 
     Attributes:
         copies: folders that hold a run which is there already.
-        faults: what was left out, and why.
+        faults: what was left out of the files, and why: folders, lines, or a part of a record.
     """
 
     runs: list[PastRun] = field(default_factory=list)
@@ -255,8 +264,23 @@ def _read_records(run: PastRun, faults: list[Fault]) -> list[PastRecord]:
             faults.append(Fault(file, "case or status: not there, so this is no record", number))
             continue
         parts = {name: document[name] for name in KEPT if document.get(name) is not None}
+        if not isinstance(parts.get("config", {}), dict):
+            faults.append(Fault(file, "config: no object, so it is not known what this compares with", number))
+            continue
+        faults += [Fault(file, fault, number) for fault in _unusable(parts)]
         newest[case] = PastRecord(run, case, _text(document.get("device")) or run.device, parts)
     return list(newest.values())
+
+
+def _unusable(parts: dict[str, Any]) -> Iterator[str]:
+    """Takes away what is of a wrong type, and names it: else a value would seem not to have been measured."""
+    for name in [name for name in parts if name != "status" and not isinstance(parts[name], dict)]:
+        del parts[name]
+        yield f"{name}: no object"
+    for name, key in _MEASURED:
+        value = parts.get(name, {}).get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            yield f"{name}.{key}: no number"
 
 
 def _damage(line: bytes, last: bool, error: str) -> str:

@@ -11,6 +11,10 @@ from typer.testing import CliRunner
 from llmbench.cli.report import report
 from llmbench.errors import UserError
 from llmbench.report import run_page, write_run_report
+from llmbench.report.history import history_page
+from llmbench.results.history import read_history
+from llmbench.stats.metrics import METRICS
+from llmbench.stats.trends import trends
 from tests import factory
 from tests.report.html_reader import Page
 from tests.report.test_run_page import assert_safe, details, pills
@@ -213,3 +217,40 @@ def test_the_end_of_a_run_names_what_was_damaged_meanwhile(folder, capsys):
     assert str(folder.report) in said.out
     assert "✖ 1 damaged" in pills(Page(folder.report.read_text(encoding="utf-8")))
     assert _finish(folder, 3, Outputs(json=False, junit=None, markdown=None)) == 3  # a case failed, too
+
+
+def test_a_history_names_what_it_cannot_use_of_a_record(folder):
+    change(folder, 1, throughput={"value": "fast"})
+    change(folder, 2, memory="much")
+    change(folder, 3, config=7)
+    past = read_history([folder.path])
+    assert [str(fault).removeprefix(f"{folder.path}/") for fault in past.faults] == [
+        "records.jsonl, line 1: throughput.value: no number",
+        "records.jsonl, line 2: memory: no object",
+        "records.jsonl, line 3: config: no object, so it is not known what this compares with",
+    ]
+    assert len(past.records) == 3
+
+
+def test_ids_of_a_history_are_none_of_the_page_itself(folder):
+    change(folder, 1, case="data")
+    change(folder, 2, case="cases")
+    past = read_history([folder.path])
+    page = Page(history_page(past, trends(past, METRICS["throughput"]), METRICS["throughput"]))
+    ids = [one.attributes["id"] for one in page.elements if "id" in one.attributes]
+    assert len(ids) == len(set(ids))
+    assert {"case/data", "case/cases"} <= set(ids)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_the_page_of_a_damaged_run(folder, open_page, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    change(folder, 1, throughput={"value": "fast"}, status="GONE")
+    change(folder, 2, noise={"cv": 0.01}, memory="much")
+    add_line(folder, b"}{ \x00 no record")
+    # axe is injected as a script, which the page's own policy rightly forbids.
+    opened = open_page(write_run_report(folder), color_scheme=scheme, bypass_csp=True)
+    opened.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
+    found = axe.Axe().run(opened.page)
+    assert found.violations_count == 0, found.generate_report()

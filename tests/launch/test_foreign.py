@@ -19,6 +19,8 @@ from llmbench.launch.foreign import describe, lookup
 from llmbench.suite.workloads import family_of
 from tests.conftest import Command, records_of, wait_for
 
+pytestmark = pytest.mark.slow
+
 TOY = """
 class Toy:
     "Learns to add."
@@ -303,7 +305,6 @@ def test_without_transformers_it_is_planned_by_what_the_file_says(
     assert masked.family.objective == "masked"
 
 
-@pytest.mark.slow
 def test_without_transformers_its_cases_are_skipped(
     configuration: Callable[..., str], without_transformers: str, llmbench: Command, here: Path
 ) -> None:

@@ -14,6 +14,8 @@ from tests.conftest import Command, records_of
 
 from .conftest import Train
 
+pytestmark = pytest.mark.slow
+
 PRELOAD = ("torch._inductor.compile_fx", "functorch.compile")
 HEALTHY = "own_line:Healthy"
 SETTINGS = "{ steps = 20, threads = 1, budget_seconds = 0, deadline_seconds = 100 }"
@@ -122,7 +124,6 @@ def test_gradients_that_nobody_could_compare_are_told(train: Train) -> None:
     assert [check.reference for check in record.parity.checks] == ["broken_training:NoDouble/eager/ws1"]
 
 
-@pytest.mark.slow
 def test_the_command_says_it_too(llmbench: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         f'workloads = ["tests.launch.broken_training:NeverReduced", "regression-linear"]\n'

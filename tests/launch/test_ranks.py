@@ -18,6 +18,8 @@ from tests.conftest import family_of, records_of, wait_for, worker_of
 
 from .conftest import Train
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = "steps = 12, threads = 1, budget_seconds = 0"
 FIRST, SECOND = "regression-mlp/ddp/ws2", "regression-linear/ddp/ws2"
 ENDLESS = """
@@ -90,7 +92,6 @@ def test_a_rank_that_hangs_is_named_while_the_other_waits_for_it(name: str, trai
     assert alive() == []
 
 
-@pytest.mark.slow
 def test_ranks_that_do_not_call_the_same_collectives(train: Train) -> None:
     """Which of them is wrong nobody can tell; gloo aborts the one that sees it first, or all wait for each other."""
     names = ("CallsOneMore", "CallsOneLess", "CallsInAnotherOrder")
@@ -111,7 +112,6 @@ def _trains(out: Path, case: str) -> bool:
     return all(log.exists() and "timed" in log.read_text() for log in logs)
 
 
-@pytest.mark.slow
 def test_death_of_the_launcher_and_interrupt(
     started: Callable[..., subprocess.Popen[str]], suite: Callable[..., Path], tmp_path: Path
 ) -> None:

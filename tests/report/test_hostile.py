@@ -488,6 +488,7 @@ def test_the_kinds_are_all_the_pages_there_are() -> None:
 # In a browser
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_nothing_acts_in_a_browser(kind: Kind, open_page: Callable[..., Any], tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from llmbench.errors import UserError
 from llmbench.stats.scan.document import simulated_scan
 from llmbench.stats.scan.simulate import Spec, parse_spec
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Score:
@@ -63,7 +65,6 @@ def test_three_slow_nodes_of_a_thousand(fault):
     assert_within_limits(score(f"{THOUSAND},fault={fault}", 12))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["network", "compute", "both", "mixed"])
 def test_three_slow_nodes_of_a_thousand_over_many_seeds(fault):
     assert_within_limits(score(f"{THOUSAND},fault={fault}", 250))
@@ -98,7 +99,6 @@ def test_nobody_is_named_where_nothing_is_slow(nodes):
     assert score(f"nodes={nodes}", 200).clean >= 198
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("text", ["nodes=1024", "nodes=1024,noise=0.03", "nodes=64,hiccups=0.02", "nodes=8", "nodes=4"])
 def test_nobody_is_named_where_nothing_is_slow_over_many_seeds(text):
     assert score(text, 300).clean >= 297

@@ -16,6 +16,7 @@ from llmbench.worker.methods.lora import LoRALinear
 from .conftest import OURS, Events, Job, configuration
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", OURS)
 def test_the_same_case_gives_bitwise_the_same_losses(family: str, job: Callable[..., Job]) -> None:
     one, again = (run_case(job(family), Events()) for _ in range(2))

@@ -23,6 +23,8 @@ from llmbench.worker.ranks import launch_on_this_host, run_ranks
 
 from .conftest import Events, Job
 
+pytestmark = pytest.mark.slow
+
 FORK = multiprocessing.get_context("fork")
 HOST = socket.gethostname()
 Work = Callable[[Job, Any], dict[str, Any]]

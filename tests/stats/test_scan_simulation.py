@@ -60,14 +60,9 @@ def assert_within_limits(total):
     assert total.tests <= 0.6
 
 
-@pytest.mark.parametrize("fault", ["network", "mixed"])
-def test_three_slow_nodes_of_a_thousand(fault):
-    assert_within_limits(score(f"{THOUSAND},fault={fault}", 12))
-
-
 @pytest.mark.parametrize("fault", ["network", "compute", "both", "mixed"])
-def test_three_slow_nodes_of_a_thousand_over_many_seeds(fault):
-    assert_within_limits(score(f"{THOUSAND},fault={fault}", 250))
+def test_three_slow_nodes_of_a_thousand(fault):
+    assert_within_limits(score(f"{THOUSAND},fault={fault}", 60))
 
 
 def test_slow_links_of_a_thousand_nodes():
@@ -96,12 +91,12 @@ def test_slow_nodes_of_small_clusters(text):
 
 @pytest.mark.parametrize("nodes", [2, 3, 4, 5, 8, 16, 32, 33, 64])
 def test_nobody_is_named_where_nothing_is_slow(nodes):
-    assert score(f"nodes={nodes}", 200).clean >= 198
+    assert score(f"nodes={nodes}", 100).clean >= 99
 
 
 @pytest.mark.parametrize("text", ["nodes=1024", "nodes=1024,noise=0.03", "nodes=64,hiccups=0.02", "nodes=8", "nodes=4"])
 def test_nobody_is_named_where_nothing_is_slow_over_many_seeds(text):
-    assert score(text, 300).clean >= 297
+    assert score(text, 100).clean >= 99
 
 
 @pytest.mark.parametrize("text", ["nodes=64,links=3", "nodes=4,links=1", "nodes=16,links=2", "nodes=8,links=1,slow=1"])

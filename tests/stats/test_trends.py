@@ -276,7 +276,7 @@ def test_the_most_urgent_first(tmp_path):
 
 def test_a_record_is_read_whatever_else_it_holds(tmp_path):
     run = RunFolder.create(tmp_path / "run", factory.night(1))
-    line = '{"case": "a/b/ws1", "status": "ok", "config": 3, "error": [], "device": {}, "loss": "x", "memory": null}'
+    line = '{"case": "a/b/ws1", "status": "ok", "config": {}, "error": [], "device": {}, "loss": "x", "memory": null}'
     (run.path / "records.jsonl").write_text(line + "\n")
     past = read_history([tmp_path])
     for metric in METRICS.values():

@@ -1,8 +1,8 @@
 """Screenshots of every page, from real runs of this project on this machine: ``nox -s screenshots``.
 
 Two runs of the smoke suite (the second on one thread, so that a comparison has something to tell), short ones for a
-history, a diagnosis, and a simulated scan. Each page is taken light, dark, on a phone, as a whole, and on paper. The
-first screens, light and dark, are copied to where the README shows them. Needs Chromium (``LLMBENCH_CHROMIUM=path``).
+history, a diagnosis, and a simulated scan. Each page is taken light, dark, on a phone, as a whole, and on paper.
+What the README shows is copied to where it stands. Needs Chromium (``LLMBENCH_CHROMIUM=path``).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SHOTS: dict[str, dict[str, Any]] = {
     "phone": {"viewport": PHONE, "color_scheme": "light", "whole": True, "is_mobile": True, "has_touch": True},
     "print": {"viewport": PAPER, "color_scheme": "dark", "whole": True, "media": "print"},
 }
-SHOWN = ("light", "dark")
-"""Those that the README and the docs show."""
+SHOWN = ("run-light", "run-dark", "compare-light", "compare-dark")
+"""What the README shows."""
 
 
 def llmbench(*arguments: str | Path, **environment: str) -> None:
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("reports/runs/screenshots"), help="pages and screenshots")
     parser.add_argument("--runs", type=Path, help="runs, kept and used again (default: OUT/runs)")
-    parser.add_argument("--images", type=Path, help="copy the first screens here")
+    parser.add_argument("--images", type=Path, help="copy what the README shows here")
     parser.add_argument("--page", choices=PAGES, action="append", help="only this one (may be repeated)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def main() -> None:
         PAGES[name](options.runs or options.out / "runs", page)
     for image in shoot(pages, options.out):
         print(image)
-        if options.images and image.stem.endswith(tuple(f"-{shot}" for shot in SHOWN)):
+        if options.images and image.stem in SHOWN:
             options.images.mkdir(parents=True, exist_ok=True)
             shutil.copy(image, options.images)
 

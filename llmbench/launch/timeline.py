@@ -16,7 +16,7 @@ import pynvml
 from llmbench.launch.sampler import Window, handles
 from llmbench.results.schema import MemoryTimeline
 
-PERIOD = 0.1  # seconds between samples: one takes 22 µs a process
+PERIOD = 0.1  # seconds between samples
 MOST_POINTS = 120
 
 Sample = tuple[float, int]

@@ -44,11 +44,11 @@ def test_88_cases_of_two_workloads(tmp_path):
         tmp_path / "run", single=[*factory.SINGLE[:20], *factory.SINGLE[23:28]], parallel=factory.PARALLEL[:10]
     )
     assert len(folder.records()) == 88
-    assert weight(folder) <= 600_000
+    assert weight(folder) <= 520_000
 
 
 def test_the_142_cases_of_the_suite_modes(tmp_path):
-    assert weight(factory.modes_run(tmp_path / "run")) <= 1_000_000
+    assert weight(factory.modes_run(tmp_path / "run")) <= 740_000
 
 
 def test_where_every_case_is_noisy(tmp_path):
@@ -56,7 +56,7 @@ def test_where_every_case_is_noisy(tmp_path):
     folder = factory.RunFolder.create(tmp_path / "run", factory.make_run(cases))
     for case in cases:
         factory.add(folder, *factory.ok_record(case, noisy=True, steps=30))
-    assert weight(folder) <= 400_000
+    assert weight(folder) <= 360_000
 
 
 def test_a_curve_has_fewer_points_the_more_curves_there_are():

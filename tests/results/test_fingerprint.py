@@ -22,12 +22,14 @@ MACHINE: dict[str, Any] = {
 
 def test_it_holds_host_interpreter_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # without compiled modules more memory is resident
     monkeypatch.setenv("SOMETHING_ELSE", "private")
     found = fingerprint(MACHINE, os.environ)
     assert {part: found[part] for part in ("python", "torch", "devices", "packages")} == {
         part: MACHINE[part] for part in ("python", "torch", "devices", "packages")
     }
     assert found["variables"]["OMP_NUM_THREADS"] == "3"
+    assert found["variables"]["PYTHONDONTWRITEBYTECODE"] == "1"
     assert "SOMETHING_ELSE" not in found["variables"]
     host = found["host"]
     assert all(isinstance(host[name], str) and host[name] for name in ("name", "os", "kernel", "machine", "cpu"))

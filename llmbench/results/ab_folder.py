@@ -1,4 +1,4 @@
-"""A comparison on disk. Sessions are appended and fsynced one by one; one that was killed can be read and gone on with."""
+"""A comparison on disk: sessions are appended and fsynced one by one; one that was killed can be gone on with."""
 
 from __future__ import annotations
 

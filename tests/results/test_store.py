@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmbench.errors import UserError
-from llmbench.results.schema import Record, Series
 from llmbench.results.files import write_atomically
+from llmbench.results.schema import Record, Series
 from llmbench.results.store import RunFolder, slug
 from tests.factory import make_run, ok_record, planned
 

@@ -311,8 +311,8 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
     data = load_data(ab.data.get("argument"), cases, progress.preparing)
     if data.text.describe() != {key: value for key, value in ab.data.items() if key != "argument"}:
         raise UserError(f"the text of --data {ab.data.get('argument')} is not what it was", "start a new comparison")
-    now = _described(ab.base, ab.cand, ab.device, folder.path, progress)
-    for side, before, after in zip(SIDES, (ab.base, ab.cand), now, strict=False):
+    base, cand, _ = _described(ab.base, ab.cand, ab.device, folder.path, progress)
+    for side, before, after in (("base", ab.base, base), ("cand", ab.cand, cand)):
         changed = differences(before.environment, after.environment)
         if before.environment.get("packages") != after.environment.get("packages"):
             changed.append("its packages")

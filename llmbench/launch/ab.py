@@ -8,6 +8,7 @@ import random
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from llmbench.launch.diagnose import diagnose
 from llmbench.launch.pair import apart, in_turns
 from llmbench.launch.prepare import BaseError, Data, describe, lora_base
 from llmbench.launch.session import load_data, new_id, preload
-from llmbench.launch.target import Target
+from llmbench.launch.target import Target, Waited
 from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, AbSide, SideName, Trained
 from llmbench.results.ab_folder import AbFolder
 from llmbench.results.fingerprint import differences, fingerprint
@@ -80,6 +81,7 @@ class AbRunner:
         self._data = data
         self._progress = progress
         self._always_apart = always_apart
+        self._base_lock = threading.Lock()
 
     def execute(self) -> None:
         """Raises: KeyboardInterrupt, UserError: the sessions that are done are kept."""
@@ -115,7 +117,8 @@ class AbRunner:
 
     def _design(self, sessions: Sequence[AbSession]) -> Literal["lockstep", "apart"]:
         ran_out = any(one.of(side).status == OUT_OF_MEMORY for one in sessions for side in SIDES)
-        return "apart" if self._always_apart or ran_out else "lockstep"
+        began_apart = any(one.design == "apart" for one in sessions)  # the others would count for nothing
+        return "apart" if self._always_apart or ran_out or began_apart else "lockstep"
 
     def _session(self, case: AbCase, number: int, design: Literal["lockstep", "apart"]) -> AbSession:
         seed = random.Random(f"{self.ab.seed} {case.id} {number}").getrandbits(32)
@@ -176,11 +179,14 @@ class AbRunner:
     def _base_weights(self, case: AbCase, target: Target, log: Path) -> str:
         """LoRA's base: both sides begin with the same one, whoever trained it."""
         kept = self.folder.path / "base.pt"
-        if not kept.exists():
-            weights = lora_base(
-                target, planned(case, "base"), self._data, self.ab.device, log, self._progress.preparing
-            )
-            shutil.copyfile(weights, kept)
+        with self._base_lock:  # the other side waits for the same
+            if not kept.exists():
+                weights = lora_base(
+                    target, planned(case, "base"), self._data, self.ab.device, log, self._progress.preparing
+                )
+                copied = kept.with_suffix(".tmp")
+                shutil.copyfile(weights, copied)
+                copied.replace(kept)
         return str(kept)
 
 
@@ -193,6 +199,7 @@ class _Contender:
         one = runner.side(side)
         self._target = Target(one.python, preload([self._planned]), one.folder, one.paths)
         self._log = runner.folder.log_path(case.id, side)
+        self._unfit: UserError | None = None
 
     @property
     def ranks(self) -> int:
@@ -206,20 +213,27 @@ class _Contender:
         self._target.__exit__()
 
     def ready(self) -> None:
-        self._target.ready()
+        """It could import torch when the comparison began: if it cannot now, this session failed, and no more."""
+        try:
+            self._target.ready()
+        except UserError as error:
+            self._unfit = error
 
     def kill(self) -> None:
-        self._target.kill_job()
+        self._target.kill()
 
-    def train(self, socket: str) -> Trained:
+    def train(self, socket: str, waited: Waited) -> Trained:
         log = self._runner.folder.path / self._log
+        if self._unfit is not None:
+            problem = Error(type="ServerDied", message=self._unfit.message, hint=self._unfit.hint)
+            return Trained(status="failed", error=problem, log=self._log)
         try:
             job = self._runner.job(self._case, self._side, self._number, self._target, log)
         except BaseError as error:
             problem = Error(type="BaseError", message=f"training LoRA's base failed: {error}", hint="see its log")
             return Trained(status="failed", error=problem, log=self._log)
         deadline = self._planned.config["deadline_seconds"]
-        outcome = self._target.run(job | {"turns": socket, "cpus": self._cpus}, log, deadline)
+        outcome = self._target.run(job | {"turns": socket, "cpus": self._cpus}, log, deadline, waited=waited)
         failure = diagnose(self._planned, outcome, deadline)
         if failure is not None:
             return Trained(status=failure[0], error=failure[1], log=self._log)
@@ -333,10 +347,13 @@ def _described(base: AbSide, cand: AbSide, device: str, out: Path, progress: Pro
     """Both sides with their environments, and the device."""
     progress.preparing("importing torch on both sides")
     found = []
-    for side in (base, cand):
-        with Target(side.python, [], side.folder, side.paths) as target:
-            target.ready()
-            machine = describe(target, device, out / "logs" / "preparation.log", every_package=True)
-            device = machine["device"]
-            found.append(side.model_copy(update={"environment": fingerprint(machine, target.environ)}))
+    for name, side in (("base", base), ("cand", cand)):
+        try:
+            with Target(side.python, [], side.folder, side.paths) as target:
+                target.ready()
+                machine = describe(target, device, out / "logs" / "preparation.log", every_package=True)
+                device = machine["device"]
+                found.append(side.model_copy(update={"environment": fingerprint(machine, target.environ)}))
+        except UserError as error:
+            raise UserError(f"{name}: {error.message}", error.hint) from None
     return found[0], found[1], device

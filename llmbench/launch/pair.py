@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -33,12 +33,16 @@ class Contender(Protocol):
         """Waits until it can train. Raises: UserError: it never will."""
         ...
 
-    def train(self, socket: str) -> Trained:
-        """Trains when it is its turn, until there are no more; how that ended. Called in a thread."""
+    def train(self, socket: str, waited: Callable[[], float]) -> Trained:
+        """Trains when it is its turn, until there are no more; how that ended. Called in a thread.
+
+        Args:
+            waited: seconds so far in which it was not its turn, which are not held against its deadline.
+        """
         ...
 
     def kill(self) -> None:
-        """Ends the training at once."""
+        """Ends the training at once, whatever state its processes are in."""
         ...
 
 
@@ -67,25 +71,28 @@ def in_turns(
             stack.enter_context(contenders[side])
         for side in start:
             contenders[side].ready()
-        runs = {side: _Run(contenders[side], conductor.path) for side in start}
-        sizes = {side: contenders[side].ranks for side in start}
-        gone: SideName | None = None
-        try:
-            seconds = conductor.wait_for(sizes, lambda side: runs[side].alive)
-            steps = steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
-            for _ in range(rounds):
-                first, second = order.sample(SIDES, 2)
-                turns = {side: conductor.turn(side, steps) for side in (first, second)}
-                session.rounds.append(Round(first=first, base=turns["base"], cand=turns["cand"]))
-        except SideGoneError as error:
-            gone = error.side
+        runs = {side: _Run(side, contenders[side], conductor) for side in start}
+        seconds = conductor.wait_for({side: contenders[side].ranks for side in start}, lambda side: runs[side].alive)
+        gone = set(SIDES) - seconds.keys()
+        steps = steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
+        for _ in range(rounds if not gone else 0):
+            turns: dict[SideName, Turn] = {}
+            first, second = order.sample(SIDES, 2)
+            for side in (first, second):  # the second too if the first is gone: they may be broken alike
+                try:
+                    turns[side] = conductor.turn(side, steps)
+                except SideGoneError:
+                    gone.add(side)
+            if gone:
+                break
+            session.rounds.append(Round(first=first, base=turns["base"], cand=turns["cand"]))
         for side in SIDES:
-            if gone is not None and side != gone and runs[side].alive:
+            if gone and side not in gone and runs[side].alive:
                 contenders[side].kill()  # the one that is left cannot go on alone
                 session.trained[side] = Trained(status="aborted")
             else:
                 conductor.end(side)
-                session.trained[side] = runs[side].result(gone=side == gone)
+                session.trained[side] = runs[side].result(gone=bool(gone))
     return session
 
 
@@ -101,20 +108,17 @@ def apart(
     for side in start:
         with Conductor() as conductor, contenders[side] as _:
             contenders[side].ready()
-            run = _Run(contenders[side], conductor.path)
-            gone = False
+            run = _Run(side, contenders[side], conductor)
+            seconds = conductor.wait_for({side: contenders[side].ranks}, lambda _, run=run: run.alive)
+            gone = not seconds
+            steps = steps or steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
             try:
-                seconds = conductor.wait_for({side: contenders[side].ranks}, lambda _, run=run: run.alive)
-                steps = steps or steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
-                turns[side] = joined([conductor.turn(side, steps) for _ in range(rounds)])
+                if not gone:
+                    turns[side] = joined([conductor.turn(side, steps) for _ in range(rounds)])
             except SideGoneError:
                 gone = True
             conductor.end(side)
             session.trained[side] = run.result(gone=gone)
-        if gone:
-            break
-    for side in SIDES:
-        session.trained.setdefault(side, Trained(status="aborted"))
     if len(turns) == len(SIDES):
         session.rounds.append(Round(first=start[0], base=turns["base"], cand=turns["cand"]))
     return session
@@ -135,8 +139,8 @@ def joined(turns: Sequence[Turn]) -> Turn:
 class _Run:
     """A contender that trains, in a thread of its own."""
 
-    def __init__(self, contender: Contender, socket: str) -> None:
-        self._contender, self._socket = contender, socket
+    def __init__(self, side: SideName, contender: Contender, conductor: Conductor) -> None:
+        self._side, self._contender, self._conductor = side, contender, conductor
         self._trained: Trained | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._train, daemon=True)
@@ -144,7 +148,7 @@ class _Run:
 
     def _train(self) -> None:
         try:
-            self._trained = self._contender.train(self._socket)
+            self._trained = self._contender.train(self._conductor.path, lambda: self._conductor.waited(self._side))
         except BaseException as error:  # raised again where somebody waits for the result
             self._error = error
 
@@ -162,7 +166,7 @@ class _Run:
         if self._thread.is_alive():
             self._contender.kill()
             self._thread.join()
-            if self._trained is not None and self._trained.error is None:
+            if self._trained is not None:  # what it says of its end is what we did to it
                 message = f"did not end within {LEAVE_SECONDS:.0f} s of its last turn"
                 error = Error(type="Timeout", message=message, hint="its log holds its last words")
                 return self._trained.model_copy(update={"status": "timeout", "error": error})

@@ -196,14 +196,13 @@ def _first_difference(one: AbSession) -> int | None:
 
 def _table(case: CaseVerdict, values: Mapping[Metric, Sequence[float]]) -> list[list[str]]:
     """``SESSION_HEADS`` of each session, failed ones too."""
-    values = {metric: iter(found) for metric, (found, _) in times.items()}
+    left = {metric: iter(found) for metric, found in values.items()}
     rows = []
     for one in case.sessions:
         counts = one.whole and one.design == case.design
-        told = [_change(next(values[metric])) if counts else NOTHING for metric in _times()]
-        rows.append(
-            [f"{one.session}{'' if counts else f' {_why_not(one, case)}'}", one.first.upper(), *told, *_noise(one)]
-        )
+        name = str(one.session) if counts else f"{one.session}: {_why_not(one, case)}"
+        told = [_change(next(left[metric])) if counts else NOTHING for metric in _times()]
+        rows.append([name, one.first.upper(), *told, *_noise(one)])
     return rows
 
 

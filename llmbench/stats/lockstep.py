@@ -28,8 +28,8 @@ CALM = 0.1  # spread (of logarithms) within the turns of a round, with which the
 LEAST_SPREAD = 0.001  # of the difference between sessions: a few that agree by chance are not to be believed
 SPEEDS = 4  # a process that has two speeds, by luck, is the slower one of its session once in so many
 
-HOPELESS = 3.0  # times the most sessions: who would need more than that for a verdict need not wait for one
-ENOUGH_TO_GIVE_UP = 5  # sessions: fewer do not tell how noisy a machine is
+HOPELESS = 5.0  # times the most sessions: who would need more than that for a verdict need not wait for one
+ENOUGH_TO_GIVE_UP = 8  # sessions: fewer do not tell how noisy a machine is
 
 _FARTHEST = 700.0  # logarithm of the largest ratio that a float can hold
 

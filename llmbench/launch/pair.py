@@ -72,20 +72,11 @@ def in_turns(
         for side in start:
             contenders[side].ready()
         runs = {side: _Run(side, contenders[side], conductor) for side in start}
-        seconds = conductor.wait_for({side: contenders[side].ranks for side in start}, lambda side: runs[side].alive)
+        seconds = conductor.wait_for({side: contenders[side].ranks for side in start}, _alive(runs))
         gone = set(SIDES) - seconds.keys()
-        steps = steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
-        for _ in range(rounds if not gone else 0):
-            turns: dict[SideName, Turn] = {}
-            first, second = order.sample(SIDES, 2)
-            for side in (first, second):  # the second too if the first is gone: they may be broken alike
-                try:
-                    turns[side] = conductor.turn(side, steps)
-                except SideGoneError:
-                    gone.add(side)
-            if gone:
-                break
-            session.rounds.append(Round(first=first, base=turns["base"], cand=turns["cand"]))
+        if not gone:
+            steps = steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
+            session.rounds, gone = _rounds(conductor, rounds, steps, order)
         for side in SIDES:
             if gone and side not in gone and runs[side].alive:
                 contenders[side].kill()  # the one that is left cannot go on alone
@@ -94,6 +85,26 @@ def in_turns(
                 conductor.end(side)
                 session.trained[side] = runs[side].result(gone=bool(gone))
     return session
+
+
+def _rounds(conductor: Conductor, rounds: int, steps: int, order: random.Random) -> tuple[list[Round], set[SideName]]:
+    """Turns of both sides; the whole rounds, and who is gone if there are fewer than asked for.
+
+    If one is gone, the other still has its turn of that round: they may be broken alike.
+    """
+    found: list[Round] = []
+    gone: set[SideName] = set()
+    while len(found) < rounds and not gone:
+        turns: dict[SideName, Turn] = {}
+        first, second = order.sample(SIDES, 2)
+        for side in (first, second):
+            try:
+                turns[side] = conductor.turn(side, steps)
+            except SideGoneError:
+                gone.add(side)
+        if not gone:
+            found.append(Round(first=first, base=turns["base"], cand=turns["cand"]))
+    return found, gone
 
 
 def apart(
@@ -109,7 +120,7 @@ def apart(
         with Conductor() as conductor, contenders[side] as _:
             contenders[side].ready()
             run = _Run(side, contenders[side], conductor)
-            seconds = conductor.wait_for({side: contenders[side].ranks}, lambda _, run=run: run.alive)
+            seconds = conductor.wait_for({side: contenders[side].ranks}, _alive({side: run}))
             gone = not seconds
             steps = steps or steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
             try:
@@ -134,6 +145,10 @@ def joined(turns: Sequence[Turn]) -> Turn:
         cpu=sum(cpu) if len(cpu) == len(turns) else None,
         waited=sum(waited) if len(waited) == len(turns) else None,
     )
+
+
+def _alive(runs: Mapping[SideName, _Run]) -> Callable[[SideName], bool]:
+    return lambda side: runs[side].alive
 
 
 class _Run:

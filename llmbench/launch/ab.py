@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -86,15 +87,18 @@ class AbRunner:
     def execute(self) -> None:
         """Raises: KeyboardInterrupt, UserError: the sessions that are done are kept."""
         try:
-            with tempfile.TemporaryDirectory(prefix="llmbench-inductor-") as compiled:
+            with tempfile.TemporaryDirectory(prefix="llmbench-inductor-", ignore_cleanup_errors=True) as compiled:
                 self._compiled = Path(compiled)
                 for number, case in enumerate(self.ab.cases, start=1):
                     self._progress.started(number, len(self.ab.cases), case.id)
                     self._progress.finished(number, len(self.ab.cases), self._case(case))
+            self._close("done")
         except BaseException:
-            self._close("interrupted")
+            with suppress(UserError):  # what ended it is to be told, not that this cannot be written either
+                self._close("interrupted")
             raise
-        self._close("done")
+        finally:
+            self.folder.release()
 
     def _close(self, status: str) -> None:
         self.ab = self.ab.model_copy(update={"status": status, "finished_at": records.utc_now()})
@@ -318,9 +322,13 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
     """Prepares to add sessions to a comparison.
 
     Raises:
-        UserError: the data or an environment is no longer what it was.
+        UserError: the data or an environment is no longer what it was, what is there cannot be read, or another process
+            adds sessions just now.
     """
+    folder.read()  # is it one?
+    folder.claim()
     ab = folder.read()
+    folder.sessions()  # one that is damaged is told of before anything is changed
     cases = [planned(case, side) for case in ab.cases for side in SIDES]
     data = load_data(ab.data.get("argument"), cases, progress.preparing)
     if data.text.describe() != {key: value for key, value in ab.data.items() if key != "argument"}:

@@ -323,11 +323,16 @@ class Target:
     def _why_not(self, event: dict[str, Any] | None) -> str:
         if event is not None:
             return f"{event.get('type')}: {event.get('message')}"
-        if self._alive():
-            return f"no answer for {START_SECONDS:.0f} s"
         assert self._process is not None
-        code = self._process.wait()
+        try:
+            code = self._process.wait(KILLED_SECONDS if self._said_all() else 0)
+        except subprocess.TimeoutExpired:
+            return f"no answer for {START_SECONDS:.0f} s"
         return f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}; {self.last_words()}"
+
+    def _said_all(self) -> bool:
+        """Whether the server has closed its end of the pipe, as one does that is about to be gone."""
+        return self._next(0.0) is None and not self._lines.empty()
 
 
 def _size(file: Path) -> int:

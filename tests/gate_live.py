@@ -3,8 +3,8 @@
     python -m tests.gate_live [--same 20] [--slower 10] [--slowdown 5] [--load 1] [--out FOLDER]
 
 Runs comparisons of gpt-tiny one after the other, in a random order: of identical code (A/A), and of two environments of
-which one makes every step slower (``tests/planted.py``). Prints a line each, a table, and last one JSON line. The runs are
-kept in ``--out``.
+which one makes every step slower (``tests/planted.py``). Prints a line each, a table, and last one JSON line. The
+comparisons are kept in ``--out``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 from tests.planted import Planted, environment
 
@@ -37,7 +38,7 @@ def main() -> None:
     busy = [multiprocessing.Process(target=_burn, daemon=True) for _ in range(chosen.load)]
     for process in busy:
         process.start()
-    found: dict[str, list[dict[str, object]]] = {"same": [], "slower": []}
+    found: dict[str, list[dict[str, Any]]] = {"same": [], "slower": []}
     for number, kind in enumerate(order):
         found[kind].append(_compare(chosen, pythons["same"], pythons[kind], chosen.out / f"{number:02}-{kind}"))
         print(f"{number + 1:2}/{len(order)} {kind:6} {_line(found[kind][-1])}", flush=True)
@@ -64,7 +65,7 @@ def _burn() -> None:
         pass
 
 
-def _compare(chosen: argparse.Namespace, base: Path, cand: Path, out: Path) -> dict[str, object]:
+def _compare(chosen: argparse.Namespace, base: Path, cand: Path, out: Path) -> dict[str, Any]:
     """One comparison; what it said, and how long the whole command took."""
     begin = time.monotonic()
     command = [sys.executable, *AB, "--base", str(base), "--cand", str(cand), "--out", str(out), *chosen.ab]
@@ -76,43 +77,38 @@ def _compare(chosen: argparse.Namespace, base: Path, cand: Path, out: Path) -> d
     return {"seconds": seconds, "exit_code": done.returncode, "records": told["records"]}
 
 
-def _line(found: dict[str, object]) -> str:
-    rows = {row["metric"]: row for row in found["records"]}  # type: ignore[attr-defined]
-    times = "  ".join(
-        f"{name} {rows[name]['verdict']:12} {100 * (rows[name]['ratio'] - 1):+5.1f} % noise {100 * rows[name]['noise']:.1f} %"
-        for name in ("step", "total")
-        if name in rows and rows[name].get("ratio") is not None
-    )
-    return f"{times}  {rows['step']['sessions']} sessions, {found['seconds']:.0f} s"
+def _line(found: dict[str, Any]) -> str:
+    rows = {row["metric"]: row for row in found["records"]}
+    times = [_time(rows[name]) for name in ("step", "total") if name in rows and rows[name]["estimate"]]
+    return f"{'  '.join(times)}  {rows['step']['sessions']} sessions, {found['seconds']:.0f} s"
 
 
-def _verdict(found: dict[str, object]) -> str:
-    verdicts = [row["verdict"] for row in found["records"]]  # type: ignore[attr-defined]
+def _time(row: dict[str, Any]) -> str:
+    change, noise = 100 * (row["estimate"] - 1), 100 * row["noise"]
+    return f"{row['metric']} {row['verdict']:12} {change:+5.1f} % (noise {noise:.1f} %)"
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    verdicts = [row["verdict"] for row in found["records"]]
     return next((one for one in ("slower", "faster", "inconclusive") if one in verdicts), verdicts[0])
 
 
-def _tell(found: dict[str, list[dict[str, object]]], slowdown: float) -> None:
-    print(
-        f"\n{'code':12} {'runs':>4}  {'slower':>6} {'same':>6} {'faster':>6} {'inconclusive':>12}  seconds, median and longest"
-    )
-    last: dict[str, object] = {}
+def _tell(found: dict[str, list[dict[str, Any]]], slowdown: float) -> None:
+    heads = ("runs", "slower", "same", "faster", "inconclusive")
+    print(f"\n{'code':12} {'  '.join(heads)}  seconds, median and longest")
+    last: dict[str, Any] = {}
     for kind, runs in found.items():
         if not runs:
             continue
         counts = Counter(map(_verdict, runs))
-        seconds = [float(run["seconds"]) for run in runs]  # type: ignore[arg-type]
+        seconds = [run["seconds"] for run in runs]
         name = "identical" if kind == "same" else f"{slowdown:g} % slower"
-        print(
-            f"{name:12} {len(runs):4}  {counts['slower']:6} {counts['same']:6} {counts['faster']:6} "
-            f"{counts['inconclusive']:12}  {median(seconds):.0f}, {max(seconds):.0f}"
-        )
-        sessions = fmean(run["records"][0]["sessions"] for run in runs)  # type: ignore[index]
-        last[kind] = {
-            "runs": len(runs),
-            **counts,
-            "longest_seconds": round(max(seconds), 1),
-            "mean_sessions": round(sessions, 2),
-        }
+        cells = (len(runs), *(counts[head] for head in heads[1:]))
+        told = "  ".join(f"{cell:{len(head)}}" for head, cell in zip(heads, cells, strict=True))
+        print(f"{name:12} {told}  {median(seconds):.0f}, {max(seconds):.0f}")
+        sessions = fmean(run["records"][0]["sessions"] for run in runs)
+        effort = {"longest_seconds": round(max(seconds), 1), "mean_sessions": round(sessions, 2)}
+        last[kind] = {"runs": len(runs), **counts, **effort}
     print(json.dumps(last))
 
 

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -87,8 +87,12 @@ class AbRunner:
     def execute(self) -> None:
         """Raises: KeyboardInterrupt, UserError: the sessions that are done are kept."""
         try:
-            with tempfile.TemporaryDirectory(prefix="llmbench-inductor-", ignore_cleanup_errors=True) as compiled:
+            with (
+                tempfile.TemporaryDirectory(prefix="llmbench-inductor-", ignore_cleanup_errors=True) as compiled,
+                ExitStack() as stack,
+            ):
                 self._compiled = Path(compiled)
+                self._targets = {side: stack.enter_context(self._target(side)) for side in SIDES}
                 for number, case in enumerate(self.ab.cases, start=1):
                     self._progress.started(number, len(self.ab.cases), case.id)
                     self._progress.finished(number, len(self.ab.cases), self._case(case))
@@ -129,7 +133,7 @@ class AbRunner:
         order = random.Random(seed)
         start: list[SideName] = order.sample(SIDES, len(SIDES))
         cpus = _cpus(case, self.ab.device)
-        contenders = {side: _Contender(self, case, side, number, cpus) for side in SIDES}
+        contenders = {side: _Contender(self, self._targets[side], case, side, number, cpus) for side in SIDES}
         started_at, begin = records.utc_now(), time.monotonic()
         session = (in_turns if design == "lockstep" else apart)(contenders, start, self.ab.rounds, order)
         return AbSession(
@@ -147,8 +151,10 @@ class AbRunner:
             seconds=time.monotonic() - begin,
         )
 
-    def side(self, side: SideName) -> AbSide:
-        return self.ab.base if side == "base" else self.ab.cand
+    def _target(self, side: SideName) -> Target:
+        """The server of a side: it has imported what all cases need, and forks a fresh process for each session."""
+        one = self.ab.base if side == "base" else self.ab.cand
+        return Target(one.python, preload([planned(case, side) for case in self.ab.cases]), one.folder, one.paths)
 
     def job(self, case: AbCase, side: SideName, number: int, target: Target, log: Path) -> dict[str, Any]:
         """What a side's process is asked to do, but for where its turns come from.
@@ -195,49 +201,46 @@ class AbRunner:
 
 
 class _Contender:
-    """A side of a session: a fresh server of its interpreter, and the one process that it forks for the case."""
+    """A side of a session: the fresh process that its server forks for it."""
 
-    def __init__(self, runner: AbRunner, case: AbCase, side: SideName, number: int, cpus: list[int] | None) -> None:
-        self._runner, self._case, self._side, self._number, self._cpus = runner, case, side, number, cpus
+    def __init__(
+        self, runner: AbRunner, target: Target, case: AbCase, side: SideName, number: int, cpus: list[int] | None
+    ) -> None:
+        self._runner, self._target, self._case, self._side = runner, target, case, side
+        self._number, self._cpus = number, cpus
         self._planned = planned(case, side)
-        one = runner.side(side)
-        self._target = Target(one.python, preload([self._planned]), one.folder, one.paths)
         self._log = runner.folder.log_path(case.id, side)
-        self._unfit: UserError | None = None
 
     @property
     def ranks(self) -> int:
         return self._planned.world_size
 
     def __enter__(self) -> _Contender:
-        self._target.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._target.__exit__()
+        self._target.kill_job()
 
     def ready(self) -> None:
-        """It could import torch when the comparison began: if it cannot now, this session failed, and no more."""
-        try:
+        """A server that has died since is started again, which may take as long as the first time."""
+        with suppress(UserError):  # it could import torch when the comparison began: this session fails, and no more
             self._target.ready()
-        except UserError as error:
-            self._unfit = error
 
     def kill(self) -> None:
         self._target.kill()
 
     def train(self, socket: str, waited: Waited) -> Trained:
         log = self._runner.folder.path / self._log
-        if self._unfit is not None:
-            problem = Error(type="ServerDied", message=self._unfit.message, hint=self._unfit.hint)
-            return Trained(status="failed", error=problem, log=self._log)
+        deadline = self._planned.config["deadline_seconds"]
         try:
             job = self._runner.job(self._case, self._side, self._number, self._target, log)
+            outcome = self._target.run(job | {"turns": socket, "cpus": self._cpus}, log, deadline, waited=waited)
         except BaseError as error:
             problem = Error(type="BaseError", message=f"training LoRA's base failed: {error}", hint="see its log")
             return Trained(status="failed", error=problem, log=self._log)
-        deadline = self._planned.config["deadline_seconds"]
-        outcome = self._target.run(job | {"turns": socket, "cpus": self._cpus}, log, deadline, waited=waited)
+        except UserError as unfit:
+            problem = Error(type="ServerDied", message=unfit.message, hint=unfit.hint)
+            return Trained(status="failed", error=problem, log=self._log)
         failure = diagnose(self._planned, outcome, deadline)
         if failure is not None:
             return Trained(status=failure[0], error=failure[1], log=self._log)
@@ -291,7 +294,7 @@ def start(request: Request, progress: Progress, *, always_apart: bool = False) -
         cases = [planned(case, side) for case in request.cases for side in SIDES]
         data = load_data(request.data, cases, progress.preparing)
         (request.out / "logs").mkdir(parents=True, exist_ok=True)
-        base, cand, device = _described(request.base, request.cand, request.device, request.out, progress)
+        base, cand, device = _described(request.base, request.cand, cases, request.device, request.out, progress)
         ab = Ab(
             id=new_id(),
             suite=request.suite,
@@ -333,7 +336,7 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
     data = load_data(ab.data.get("argument"), cases, progress.preparing)
     if data.text.describe() != {key: value for key, value in ab.data.items() if key != "argument"}:
         raise UserError(f"the text of --data {ab.data.get('argument')} is not what it was", "start a new comparison")
-    base, cand, _ = _described(ab.base, ab.cand, ab.device, folder.path, progress)
+    base, cand, _ = _described(ab.base, ab.cand, cases, ab.device, folder.path, progress)
     for side, before, after in (("base", ab.base, base), ("cand", ab.cand, cand)):
         changed = differences(before.environment, after.environment)
         if before.environment.get("packages") != after.environment.get("packages"):
@@ -351,13 +354,16 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
     return AbRunner(folder, ab, data, progress, always_apart=always_apart)
 
 
-def _described(base: AbSide, cand: AbSide, device: str, out: Path, progress: Progress) -> tuple[AbSide, AbSide, str]:
+def _described(
+    base: AbSide, cand: AbSide, cases: Sequence[Case], device: str, out: Path, progress: Progress
+) -> tuple[AbSide, AbSide, str]:
     """Both sides with their environments, and the device."""
     progress.preparing("importing torch on both sides")
     found = []
     for name, side in (("base", base), ("cand", cand)):
         try:
-            with Target(side.python, [], side.folder, side.paths) as target:
+            # With all that a session imports: who compiles modules needs more memory than who finds them compiled.
+            with Target(side.python, preload(cases), side.folder, side.paths) as target:
                 target.ready()
                 machine = describe(target, device, out / "logs" / "preparation.log", every_package=True)
                 device = machine["device"]

@@ -131,16 +131,65 @@ def test_kill_9_of_its_server(compare: Compare, side: SideName) -> None:
 
 
 def test_kill_9_of_a_server_while_torch_is_imported(compare: Compare) -> None:
-    """It could be imported when the comparison began, so this is a failure of a session, and others may go on."""
-    runner = compare.start()
+    """It could be imported when the comparison began: a new server is given the chance to show that it still can."""
+    runner = compare.start(budget_seconds=0.001)
     compare.at_import("wait")
     with compare.running(runner.execute) as running:
         os.kill(compare.reached("import"), signal.SIGKILL)
         (compare.folder / "import.go").touch()
         running.result(timeout=60)
     (session,) = compare.sessions()
-    (side,) = (side for side in SIDES if session.of(side).error)
-    assert "cannot import torch: killed by SIGKILL" in blamed(compare, side, session)
+    assert session.whole
+
+
+def test_a_torch_that_can_no_longer_be_imported(compare: Compare) -> None:
+    """As when somebody upgrades it meanwhile: a failure of this session, and other cases may go on."""
+    runner = compare.start(budget_seconds=0.001)
+    torch = compare.folder / "torch.py"
+    torch.write_text("raise ImportError('undefined symbol')")
+    sides = {"cand": compare.side("cand").model_copy(update={"paths": [str(compare.folder)]})}
+    runner.ab = runner.ab.model_copy(update=sides)
+    runner.execute()
+    (session,) = compare.sessions()
+    assert "cannot import torch: ImportError: undefined symbol" in blamed(compare, "cand", session)
+
+
+def test_kill_9_of_a_server_between_sessions(compare: Compare) -> None:
+    """The next session gets a new one, and each of the later ones has it too."""
+    compare.plan(base={"at": "losses", "does": "wait"})
+    servers = []
+    runner = compare.start()
+    append = runner.folder.append
+
+    def appended(session: AbSession) -> None:
+        append(session)
+        servers.append(sorted(runner._targets[side]._process.pid for side in SIDES))
+        if len(servers) == 1:
+            os.kill(servers[0][0], signal.SIGKILL)
+
+    runner.folder.append = appended
+    compare.go("base")
+    runner.execute()
+    assert all(session.whole for session in compare.sessions())
+    first, second, third = servers
+    assert len(set(first) & set(second)) == 1
+    assert second == third  # it does not end with the session in which it was started
+
+
+def test_a_server_serves_all_sessions_each_with_a_fresh_process(compare: Compare) -> None:
+    pids = {side: [] for side in SIDES}
+    runner = compare.start()
+    append = runner.folder.append
+
+    def appended(session: AbSession) -> None:
+        append(session)
+        for side in SIDES:
+            pids[side].append(compare.pid(side))
+            assert not psutil.pid_exists(pids[side][-1])
+
+    runner.folder.append = appended
+    runner.execute()
+    assert [len(set(pids[side])) for side in SIDES] == [3, 3]
 
 
 @both_sides

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 from collections.abc import Callable, Mapping
 
@@ -54,13 +55,16 @@ class InThread:
     def kill(self) -> None:
         self.say("kill")
         self.killed.set()
+        if not self.stays:
+            self.turns._socket.shutdown(socket.SHUT_RDWR)
 
-    def train(self, socket: str, waited: Callable[[], float]) -> Trained:
+    def train(self, path: str, waited: Callable[[], float]) -> Trained:
+        self.turns = Turns(path, self.side)
         try:
-            Turns(socket, self.side).serve(self.step, Wall(), [1.0])
+            self.turns.serve(self.step, Wall(), [1.0])
         except TornError:
             return Trained(status="failed", error=Error(type="TornError", message=f"at step {self.steps}"))
-        except ConnectionError:
+        except OSError:  # it was killed in this test's way
             return Trained(status="aborted")
         if self.stays:
             self.killed.wait()
@@ -138,7 +142,7 @@ def test_a_side_that_does_not_leave_is_ended_and_named(
 
 def test_one_that_leaves_before_its_last_turn_without_a_word() -> None:
     class Leaves(InThread):
-        def train(self, socket: str, waited: Callable[[], float]) -> Trained:
+        def train(self, path: str, waited: Callable[[], float]) -> Trained:
             return Trained()
 
     log: list[tuple[str, str]] = []
@@ -167,7 +171,7 @@ def test_who_was_entered_is_left(design: Callable[..., Session], reason: BaseExc
 
 def test_what_a_training_raises_reaches_the_caller() -> None:
     class Raises(InThread):
-        def train(self, socket: str, waited: Callable[[], float]) -> Trained:
+        def train(self, path: str, waited: Callable[[], float]) -> Trained:
             raise UserError("the text is too short")
 
     log: list[tuple[str, str]] = []

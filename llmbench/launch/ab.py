@@ -30,7 +30,7 @@ from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, AbSide, Si
 from llmbench.results.ab_folder import AbFolder
 from llmbench.results.fingerprint import differences, fingerprint
 from llmbench.results.redact import command as redacted
-from llmbench.results.schema import Error, Memory
+from llmbench.results.schema import SCHEMA_VERSION, Error, Memory
 from llmbench.stats.ab import CaseVerdict, judged
 from llmbench.suite.cases import Case, from_plan
 from llmbench.suite.modes import arithmetic, compiles, ingredients, parallel, precision
@@ -331,6 +331,11 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
     folder.read()  # is it one?
     folder.claim()
     ab = folder.read()
+    if ab.schema_version > SCHEMA_VERSION:  # what it says and we do not know would be lost
+        raise UserError(
+            f"{folder.path}: schema_version {ab.schema_version} is newer than {SCHEMA_VERSION}, the newest known here",
+            "go on with the llmbench that wrote it",
+        )
     folder.sessions()  # one that is damaged is told of before anything is changed
     cases = [planned(case, side) for case in ab.cases for side in SIDES]
     data = load_data(ab.data.get("argument"), cases, progress.preparing)

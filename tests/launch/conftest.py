@@ -119,6 +119,7 @@ class Compare:
     def __init__(self, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder, self.out, self.suite = tmp_path / "told", tmp_path / "ab", QUICK
         self.folder.mkdir()
+        self.progress = Silent()
         self.python: dict[str, str] = {}
         self.paths: dict[str, list[str]] = {side: [str(QUICK_TORCH)] for side in SIDES}
         self._patch = patch
@@ -158,10 +159,10 @@ class Compare:
         return AbSide(asked=python, label=side, kind="python", python=python, paths=self.paths[side])
 
     def start(self, *, always_apart: bool = False, **changes: Any) -> AbRunner:
-        return start_ab(self.request(**changes), Silent(), always_apart=always_apart)
+        return start_ab(self.request(**changes), self.progress, always_apart=always_apart)
 
     def resume(self, budget: float | None = None) -> AbRunner:
-        return resume_ab(AbFolder(self.out), budget, Silent(), always_apart=False)
+        return resume_ab(AbFolder(self.out), budget, self.progress, always_apart=False)
 
     def __call__(self, **changes: Any) -> AbComparison:
         """A whole comparison."""

@@ -35,6 +35,7 @@ def said() -> list[str]:
 @pytest.fixture
 def make(cache: Path, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbSide]:
     """Makes a side as ``llmbench ab`` does, with no package index to ask."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     (tmp_path / "wheels").mkdir(exist_ok=True)
@@ -124,6 +125,6 @@ def output_of(side: AbSide, code: str) -> str:
     """What a process of the side prints, with the import path that the side asks for."""
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(side.paths)}
     done = subprocess.run(
-        [side.python, "-c", code], cwd=side.folder, env=environ, capture_output=True, text=True, check=True
+        [side.python, "-B", "-c", code], cwd=side.folder, env=environ, capture_output=True, text=True, check=True
     )
     return done.stdout.strip()

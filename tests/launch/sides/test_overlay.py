@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,42 @@ def make(make: Make, below: Below) -> Make:
 
 def _start(asked: str, python: str) -> subprocess.Popen[str]:
     environ = os.environ | {"PYTHONPATH": str(Path.cwd()), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-c", _MAKE, asked, python]
+    # As in a terminal: what a shell starts in the background inherits that Ctrl-C is ignored.
     return subprocess.Popen(
-        [sys.executable, "-c", _MAKE, asked, python], env=environ, stdout=subprocess.PIPE, text=True
+        command,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def _pip_in(folder: Path) -> list[str]:
+    """The processes of an environment that is being made."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [process.parent.name] if os.fsencode(folder) in process.read_bytes() else []
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+@pytest.fixture
+def held(below: Below, tmp_path: Path) -> Path:
+    """A file; while it exists, pip goes no further than its start. Then there is ``FILE.there``."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    waits = (
+        "import os, time\n"
+        f"if sys.prefix != {str(below.folder)!r}:\n"
+        f"    open({str(hold) + '.there'!r}, 'w').close()\n"
+        f"    while os.path.exists({str(hold)!r}): time.sleep(0.01)\n"
+    )
+    (below.packages / "hold.pth").write_text(f"import sys; exec({waits!r})\n")
+    return hold
 
 
 def test_lies_in_front_of_an_environment_that_stays_as_it_is(
@@ -54,6 +88,8 @@ def test_lies_in_front_of_an_environment_that_stays_as_it_is(
     wheel("1.1", requires=["other>=1", "new"])
     wheel("0.1", name="new")
     wheel("3.1", name="editable")
+    (below.packages / "hook.py").write_text("")
+    (below.packages / "hook.pth").write_text("import hook\n")
     monkeypatch.setenv("PIP_TARGET", str(below.packages))
     monkeypatch.setenv("PIP_USER", "1")
     before = below.files()
@@ -184,7 +220,7 @@ def test_an_environment_that_was_changed_is_made_anew(make: Make, wheel: Wheel, 
 def test_a_cache_that_cannot_be_written(make: Make, wheel: Wheel, cache: Path) -> None:
     cache.mkdir()
     (cache / "environments").write_text("a file where a folder should be")
-    with pytest.raises(UserError, match="cannot keep environments in .*: File exists") as caught:
+    with pytest.raises(UserError, match=r"cannot keep environments in .*: File exists") as caught:
         make(wheel("1.0"))
     assert caught.value.hint is not None
     assert "LLMBENCH_CACHE" in caught.value.hint
@@ -199,20 +235,39 @@ def test_neither_pip_nor_ensurepip(make: Make, wheel: Wheel, tmp_path: Path) -> 
 
 def test_no_venv_module(make: Make, wheel: Wheel, below: Below) -> None:
     (below.packages / "without.pth").write_text("import sys; sys.modules['venv'] = None\n")
-    with pytest.raises(UserError, match="cannot make a virtual environment: .*venv"):
+    with pytest.raises(UserError, match=r"cannot make a virtual environment: .*venv"):
         make(wheel("1.0"))
 
 
-def test_killed_on_the_way(make: Make, wheel: Wheel, below: Below, cache: Path, said: list[str]) -> None:
+def test_killed_on_the_way(make: Make, wheel: Wheel, below: Below, cache: Path, said: list[str], held: Path) -> None:
     wheel("1.1")
     process = _start("dep==1.1", below.python)
-    wait_for(lambda: list(cache.glob("environments/*/lib/python*/site-packages/zz_*.pth")))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not list(cache.glob("environments/*/llmbench.json"))
-    side = make("dep==1.1")
+    wait_for(Path(f"{held}.there").exists)
+    process.kill()
+    process.wait()
+    (folder,) = (path for path in (cache / "environments").iterdir() if path.is_dir())
+    assert _pip_in(folder)  # an orphan, which still has its hands on it
+    with ThreadPoolExecutor() as pool:
+        again = pool.submit(make, "dep==1.1")
+        wait_for(lambda: any("waiting for another llmbench" in line for line in said))
+        assert "making an environment for dep==1.1" not in said
+        held.unlink()
+        side = again.result()
     assert "making an environment for dep==1.1" in said
+    assert side.python == str(folder / "bin" / "python")
     assert output_of(side, "import dep; print(dep.version)") == "1.1"
+
+
+def test_ctrl_c_ends_pip_too(wheel: Wheel, make: Make, below: Below, cache: Path, held: Path) -> None:
+    wheel("1.1")
+    process = _start("dep==1.1", below.python)
+    wait_for(Path(f"{held}.there").exists)
+    (folder,) = (path for path in (cache / "environments").iterdir() if path.is_dir())
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert not _pip_in(folder)
+    held.unlink()
+    assert output_of(make("dep==1.1"), "import dep; print(dep.version)") == "1.1"
 
 
 @pytest.mark.slow
@@ -233,16 +288,3 @@ def test_pip_is_brought_where_it_is_missing(make: Make, wheel: Wheel, tmp_path: 
     side = make(wheel("1.0"), bare.python)
     assert output_of(side, "import dep; print(dep.version)") == "1.0"
     assert bare.files() == before
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_pip_too(make: Make, wheel: Wheel, below: Below, cache: Path) -> None:
-    wheel("1.1")
-    process = _start("dep==1.1", below.python)
-    started = wait_for(lambda: list(cache.glob("environments/*/lib/python*/site-packages/zz_*.pth")))
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    folder = str(started[0].parents[3])
-    lines = [Path(f"/proc/{pid}/cmdline") for pid in filter(str.isdigit, os.listdir("/proc"))]
-    assert not [line for line in lines if line.exists() and folder in line.read_text(errors="replace")]
-    assert make("dep==1.1").python.startswith(folder)

@@ -309,7 +309,7 @@ def test_files_of_git_lfs(make: Make, checkout: Checkout, cache: Path) -> None:
         make("git:main", checkout=checkout.folder)
     checkout.git("config", "filter.lfs.smudge", "no-such-git-lfs smudge %f")
     checkout.git("config", "filter.lfs.required", "true")
-    with pytest.raises(UserError, match="git cannot lay out main: .*lfs") as caught:
+    with pytest.raises(UserError, match=r"git cannot lay out main: .*lfs") as caught:
         make("git:main", checkout=checkout.folder)
     assert caught.value.hint == "it needs git-lfs: `git lfs install`"
     assert not [path for path in (cache / "worktrees").iterdir() if path.is_dir()]
@@ -318,18 +318,18 @@ def test_files_of_git_lfs(make: Make, checkout: Checkout, cache: Path) -> None:
 def test_a_damaged_repository(make: Make, checkout: Checkout) -> None:
     blob = checkout.git("rev-parse", "first:toy/__init__.py")
     (checkout.folder / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
-    with pytest.raises(UserError, match="git cannot lay out first: .*"):
+    with pytest.raises(UserError, match=r"git cannot lay out first: .*"):
         make("git:first", checkout=checkout.folder)
     tree = checkout.git("rev-parse", "first^{tree}")
     (checkout.folder / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
-    with pytest.raises(UserError, match="git cannot read first: .*"):
+    with pytest.raises(UserError, match=r"git cannot read first: .*"):
         make("git:first", checkout=checkout.folder)
 
 
 def test_a_cache_that_cannot_be_written(make: Make, checkout: Checkout, cache: Path) -> None:
     cache.mkdir()
     (cache / "worktrees").write_text("a file where a folder should be")
-    with pytest.raises(UserError, match="cannot keep worktrees in .*: File exists"):
+    with pytest.raises(UserError, match=r"cannot keep worktrees in .*: File exists"):
         make("git:first", checkout=checkout.folder)
 
 

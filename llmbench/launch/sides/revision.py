@@ -28,7 +28,6 @@ _LFS_POINTER_BYTES = 1024
 # A hook that starts llmbench has set these for the repository that it belongs to.
 _UNTOUCHED = (
     "core.hooksPath=/dev/null",
-    "core.sparseCheckout=false",
     "core.splitIndex=false",  # would write into the repository
     "core.fsmonitor=false",
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmbench.errors import UserError
-from llmbench.launch.sides import check_side
+from llmbench.launch.sides import check_side, import_path
 from llmbench.results.ab import AbSide
 from tests.launch.sides.conftest import output_of
 
@@ -165,6 +165,14 @@ def test_where_the_packages_of_a_project_are(make: Make, tmp_path: Path, said: l
     assert "newer does not exist there" in said[-1]
 
 
+def test_its_folders_come_before_those_of_the_user(make: Make, checkout: Checkout) -> None:
+    side = make("git:first", checkout=checkout.folder)
+    assert import_path(side, {}) == {"PYTHONPATH": side.paths[0]}
+    assert import_path(side, {"PYTHONPATH": "/mine:/too"}) == {"PYTHONPATH": f"{side.paths[0]}:/mine:/too"}
+    assert import_path(side, {"PYTHONPATH": ""}) == {"PYTHONPATH": side.paths[0]}  # an empty part would be the cwd
+    assert import_path(make(sys.executable), {"PYTHONPATH": "/mine"}) == {}
+
+
 def test_files_that_were_changed_in_the_cache_are_laid_out_anew(
     make: Make, checkout: Checkout, said: list[str]
 ) -> None:
@@ -204,7 +212,7 @@ def test_called_by_a_hook_of_another_repository(
 
 def test_a_sparse_checkout_has_all_files(make: Make, checkout: Checkout) -> None:
     checkout.git("reset", "--hard")
-    checkout.git("sparse-checkout", "set", "toy")
+    checkout.git("sparse-checkout", "set", "--sparse-index", "toy")
     assert not (checkout.folder / "bench").exists()
     side = make("git:first", checkout=checkout.folder)
     assert (Path(side.paths[0]) / "bench" / "work.py").is_file()

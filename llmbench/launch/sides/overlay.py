@@ -74,7 +74,7 @@ def _name(side: AskedRequirements, below: Interpreter, constraints: Path | None)
         "format": FORMAT,
         "requirements": [[each.kind, digests(each)] for each in side.requirements],
         "constraints": digests(constraints) if constraints else None,
-        "python": [below.path, below.version, below.platform, below.base_prefix],
+        "python": [below.prefix, below.version, below.platform, below.base_prefix],
         "below": [[folder, _listing(Path(folder))] for folder in below.folders],
         "pip": {name: os.environ.get(f"PIP_{name}") for name in _CHOOSING},
     }
@@ -224,6 +224,6 @@ def _reason(output: str, code: int) -> str:
         after = lines[lines.index(conflict) + 1 :]
         named = [line.strip() for line in after[: after.index("")] if line.strip()] if "" in after else after
         return f"a conflict: {'; '.join(named)}"
-    errors = [line.strip().removeprefix("ERROR: ") for line in lines if line.strip().startswith("ERROR:")]
+    errors = [line.strip()[len("error:") :].strip() for line in lines if line.strip().lower().startswith("error:")]
     telling = [line for line in errors if line.startswith("Could not find a version")] or errors
     return telling[-1] if telling else f"exit code {code}; {last_line(output)}"

@@ -6,15 +6,14 @@ laid out in the cache). Nothing of the user's is changed: no environment, no che
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from llmbench.launch.sides import overlay, python, revision
 from llmbench.launch.sides.asked import AskedPython, AskedRequirements, AskedRevision, understand
 from llmbench.results.ab import AbSide
 
-__all__ = ["check_side", "import_path", "make_side"]
+__all__ = ["check_side", "make_side"]
 
 
 def check_side(asked: str, *, checkout: Path) -> AskedPython | AskedRequirements | AskedRevision:
@@ -54,13 +53,6 @@ def make_side(
     if isinstance(understood, AskedRevision):
         return revision.make(asked, understood, python, checkout, on_progress)
     return overlay.make(asked, understood, python, constraints, on_progress)
-
-
-def import_path(side: AbSide, environ: Mapping[str, str]) -> dict[str, str]:
-    """What the environment of a side's processes has besides: its folders come first when something is imported."""
-    if not side.paths:
-        return {}
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [*side.paths, environ.get("PYTHONPATH")]))}
 
 
 def _python(asked: str, understood: AskedPython) -> AbSide:

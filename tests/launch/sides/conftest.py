@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmbench.launch.sides import import_path, make_side
+from llmbench.launch.sides import make_side
 from llmbench.paths import cache_folder
 from llmbench.results.ab import AbSide
 
@@ -123,7 +123,7 @@ def below(tmp_path: Path) -> Below:
 
 def output_of(side: AbSide, code: str) -> str:
     """What a process of the side prints, with the import path that the side asks for."""
-    environ = os.environ | import_path(side, os.environ)
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(side.paths)}
     done = subprocess.run(
         [side.python, "-B", "-c", code], cwd=side.folder, env=environ, capture_output=True, text=True, check=True
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmbench.errors import UserError
-from llmbench.launch.sides import check_side, import_path
+from llmbench.launch.sides import check_side
 from llmbench.results.ab import AbSide
 from tests.launch.sides.conftest import output_of
 
@@ -163,14 +163,6 @@ def test_where_the_packages_of_a_project_are(make: Make, tmp_path: Path, said: l
     earlier = make("git:main~1", checkout=made.folder / "newer")
     assert earlier.folder == earlier.paths[0]
     assert "newer does not exist there" in said[-1]
-
-
-def test_its_folders_come_before_those_of_the_user(make: Make, checkout: Checkout) -> None:
-    side = make("git:first", checkout=checkout.folder)
-    assert import_path(side, {}) == {"PYTHONPATH": side.paths[0]}
-    assert import_path(side, {"PYTHONPATH": "/mine:/too"}) == {"PYTHONPATH": f"{side.paths[0]}:/mine:/too"}
-    assert import_path(side, {"PYTHONPATH": ""}) == {"PYTHONPATH": side.paths[0]}  # an empty part would be the cwd
-    assert import_path(make(sys.executable), {"PYTHONPATH": "/mine"}) == {}
 
 
 def test_files_that_were_changed_in_the_cache_are_laid_out_anew(

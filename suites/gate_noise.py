@@ -3,10 +3,10 @@
     python suites/gate_noise.py [--draws N] [--seed S]
 
 Sessions of two metrics, which in half of the draws are the same and in half independent, through the product's own
-decision code. By kind of noise: how often
-identical code is called slower, and after how many sessions there is a verdict; how often a slowdown of 5 and 10 % is
-called slower, and how often one of 5 % passes as the same; how often identical code or a slowdown of 5 % was given up as
-too noisy, and how many of those would have had the right verdict with more patience.
+decision code. By kind of noise: how often identical code is called slower, and after how many sessions there is a
+verdict; how often a slowdown of 5 and 10 % is called slower, and how often one of 5 % passes as the same; how often
+identical code or a slowdown of 5 % was given up as too noisy, and how many of those would have had the right verdict
+with more patience.
 """
 
 from __future__ import annotations

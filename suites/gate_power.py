@@ -5,8 +5,9 @@
 DIR holds recordings as ``recorded_sessions.py`` describes them; without it, the folder that LLMBENCH_REGRESSION_DATA
 names, or ../shared/data/regression beside the repository. A draw puts the sessions in a random order (and again, where
 there are fewer than the last look takes), swaps the sides of each by the toss of a coin, and makes the candidate slower
-by an exact factor; then they are judged one after the other as ``llmbench ab`` does. The table beside it holds the rules in use today, on the fresh processes of the same
-folder. The last line is the result as JSON; with ``--json`` it is the only one.
+by an exact factor; then they are judged one after the other as ``llmbench ab`` does. The table beside it holds the
+rules in use today, on the fresh processes of the same folder. The last line is the result as JSON; with ``--json`` it
+is the only one.
 """
 
 from __future__ import annotations
@@ -211,13 +212,13 @@ def classic_table(processes: Sequence[Process], draws: int, seed: int) -> None:
     cost = sum(process.cost for process in processes) / len(processes)
 
     def stored(number: int, rng: np.random.Generator) -> tuple[Side, Side]:
-        """n processes in a row, then n more, or the other way round."""
+        """So many processes in a row, then as many more, or the other way round."""
         start = int(rng.integers(0, len(arrays) - 2 * number + 1))
         one, other = arrays[start : start + number], arrays[start + number : start + 2 * number]
         return (one, other) if rng.integers(2) else (other, one)
 
     def in_turns(number: int, rng: np.random.Generator) -> tuple[Side, Side]:
-        """Two processes of each of n blocks; which is the candidate's, by the toss of a coin."""
+        """Two processes of each of so many blocks; which is the candidate's, by the toss of a coin."""
         chosen = [pairs[place] for place in rng.permutation(len(pairs))[:number]]
         chosen = [pair if rng.integers(2) else pair[::-1] for pair in chosen]
         return [arrays[one] for one, _ in chosen], [arrays[other] for _, other in chosen]

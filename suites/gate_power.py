@@ -28,8 +28,8 @@ from recorded_sessions import Process, fresh_processes, lockstep_sessions, sessi
 
 from llmbench.errors import UserError
 from llmbench.results.ab import Round, Turn
-from llmbench.stats.lockstep import METRICS, Gate, Verdict, differences, given_up, judge, settled
-from llmbench.stats.sequential import next_look
+from llmbench.stats.ab import look
+from llmbench.stats.lockstep import METRICS, Difference, Gate, Verdict, differences
 
 SLOWDOWNS = (0, 2, 5, 10)  # percent
 PROCESSES = (5, 10, 20)  # of each side, for the rules in use today
@@ -52,24 +52,20 @@ class Outcome:
         return self.shares.get(verdict, 0.0)
 
 
-def case_verdict(sessions: Sequence[Session], gate: Gate, *, gives_up: bool = True) -> tuple[Verdict, int]:
+def case_verdict(sessions: Sequence[Session], gate: Gate) -> tuple[Verdict, int]:
     """The verdict of one case, and after how many of the sessions it was in.
 
     Args:
         sessions: as many as the last look takes.
-        gives_up: on a machine that is too noisy.
     """
-    look: int | None = gate.looks[0]
-    while look is not None:
-        seen = look
-        values = {metric: [session[metric] for session in sessions[:seen]] for metric in METRICS}
-        found = [difference for metric in METRICS if (difference := judge(values[metric], gate)) is not None]
-        if settled(found) or (gives_up and given_up(values.values(), gate)):
-            break
-        look = next_look(seen, gate.looks)
-    verdicts = {difference.verdict for difference in found}
-    worst: tuple[Verdict, ...] = ("slower", "inconclusive", "same", "faster")
-    return next(verdict for verdict in worst if verdict in verdicts), seen
+    times, _, _ = look(sessions, gate)
+    return worst(list(times.values())), max(found.sessions for found in times.values())
+
+
+def worst(found: Sequence[Difference]) -> Verdict:
+    """Of the metrics of a case."""
+    order: tuple[Verdict, ...] = ("slower", "inconclusive", "same", "faster")
+    return min((one.verdict for one in found), key=order.index)
 
 
 def shuffled(count: int, most: int, rng: random.Random) -> list[int]:

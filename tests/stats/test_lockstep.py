@@ -216,6 +216,23 @@ def test_verdicts(values: list[float], verdict: str) -> None:
     assert found.verdict == verdict
 
 
+def test_faster_is_as_sure_as_slower_although_the_same_is_less() -> None:
+    values = [-0.029, -0.021, -0.025, -0.025]
+    found, mirrored = judge(values, GATE), judge([-value for value in values], GATE)
+    assert found is not None
+    assert mirrored is not None
+    assert (found.verdict, mirrored.verdict) == ("same", "same")
+    assert found.high >= 1 / 1.01
+
+
+def test_nothing_is_decided_before_the_first_look() -> None:
+    for sessions, verdict in ((7, "inconclusive"), (8, "same")):
+        found = judge([0.0] * sessions, Gate(looks=(8, 12)))
+        assert found is not None
+        assert found.verdict == verdict
+        assert (found.high < 1.05) == (verdict == "same")
+
+
 def test_the_more_cases_the_later_luck_is_believed() -> None:
     assert GATE.earliest == 4
     assert Gate(comparisons=10).earliest == 6

@@ -48,7 +48,9 @@ def record(
             order = rng.sample(["A", "B"], 2)
             for side in "AB":
                 for step in range(steps):
-                    nanoseconds = round(2e7 * slower[side] * (1 + rng.expovariate(20)) * (9 if number < 0 else 1))
+                    nanoseconds = round(
+                        2e7 * slower[side] * (1 + rng.expovariate(20)) * (9 if number < 0 and side == "B" else 1)
+                    )
                     lock.append(
                         {"session": session, "kind": kind, "side": side, "round": number, "order": order.index(side)}
                         | {"step": step, "wall_ns": nanoseconds, "thread_cpu_ns": round(0.9 * nanoseconds)}

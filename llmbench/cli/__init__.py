@@ -14,11 +14,12 @@ from llmbench.cli.ab import ab
 from llmbench.cli.compare import compare
 from llmbench.cli.doctor import doctor
 from llmbench.cli.history import history
+from llmbench.cli.interrupts import exit_code, terminable
 from llmbench.cli.list import list_
 from llmbench.cli.report import report
 from llmbench.cli.run import run
 from llmbench.cli.scan import scan
-from llmbench.start import INTERRUPTED, complain
+from llmbench.start import complain
 
 
 class Commands(TyperGroup):
@@ -26,10 +27,11 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
+            with terminable():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as reason:
             complain("llmbench: interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(exit_code(reason)) from None
         except BrokenPipeError:
             # The reader (head, less) has gone, and the interpreter shall not try to flush what is left either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from llmbench import __version__
 from llmbench.cli.compare import compare
 from llmbench.cli.doctor import doctor
+from llmbench.cli.gate import gate
 from llmbench.cli.history import history
 from llmbench.cli.list import list_
 from llmbench.cli.report import report
@@ -50,6 +51,7 @@ app.command()(compare)
 app.command()(history)
 app.command()(scan)
 app.command("list")(list_)
+app.add_typer(gate, name="gate")
 
 
 def _version(asked: bool) -> None:

@@ -122,11 +122,9 @@ def _write(project: Project, start: Start, force: bool) -> None:
     from llmbench.report.outputs.files import check_writable, write
 
     places = [project.root / file.path for file in start.files]
-    if there := [str(file.path) for file, place in zip(start.files, places, strict=True) if place.exists()]:
-        if not force:
-            raise UserError(
-                f"{' and '.join(there)}: there already", "look at the new one with --print; --force overwrites"
-            )
+    there = [str(file.path) for file, place in zip(start.files, places, strict=True) if place.exists()]
+    if there and not force:
+        raise UserError(f"{' and '.join(there)}: there already", "--print shows the new one; --force overwrites")
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -89,12 +89,17 @@ class Target:
         python: the interpreter. llmbench need not be installed there.
         preload: modules that its server imports beside torch, once for all jobs.
         folder: its working folder, from which a workload of the user's own is imported; by default ours.
+        paths: folders in front of its import path.
     """
 
-    def __init__(self, python: str, preload: Sequence[str] = (), folder: str | None = None) -> None:
+    def __init__(
+        self, python: str, preload: Sequence[str] = (), folder: str | None = None, paths: Sequence[str] = ()
+    ) -> None:
         self.python = python
         self._folder = folder
         self.environ = os.environ | patience(os.environ)
+        if paths:
+            self.environ["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._preload = preload
         self._log = tempfile.NamedTemporaryFile(prefix="llmbench-server-", suffix=".log")  # noqa: SIM115
         self.hello: dict[str, Any] = {}

@@ -7,8 +7,18 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from llmbench.errors import UserError
-from llmbench.results.ab import Ab, AbSession, SideName
-from llmbench.results.files import append_line, numbered_lines, parse, torn, unreadable, write_atomically
+from llmbench.results.ab import Ab, AbSession, SideName, Trained
+from llmbench.results.files import (
+    append_line,
+    inside,
+    last_lines,
+    numbered_lines,
+    parse,
+    torn,
+    unreadable,
+    write_atomically,
+)
+from llmbench.results.salvage import session_of
 from llmbench.results.store import slug
 
 
@@ -21,6 +31,12 @@ class AbFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._damage: dict[str, None] = {}
+
+    @property
+    def damage(self) -> list[str]:
+        """What ``recorded`` found so far: file, line, field and fault."""
+        return list(self._damage)
 
     @classmethod
     def create(cls, path: Path, ab: Ab) -> AbFolder:
@@ -91,3 +107,25 @@ class AbFolder:
                 if not torn(line):
                     raise unreadable(error, self._sessions_file, number) from None
         return found
+
+    def recorded(self) -> list[AbSession]:
+        """As ``sessions``, but of a damaged line what can be read of it; its damage is added to ``damage``.
+
+        What a damaged line says of turns counts nowhere: the session has no rounds, so that no verdict stands on it. A
+        side that failed in it did fail.
+
+        Raises:
+            UserError: the file is there and cannot be read.
+        """
+        found = []
+        for number, line in numbered_lines(self._sessions_file):
+            session, damage = session_of(line, self._sessions_file, number)
+            if damage and torn(line):
+                continue
+            found.append(session.model_copy(update={"rounds": []}) if damage else session)
+            self._damage |= dict.fromkeys(damage)
+        return found
+
+    def log_tail(self, trained: Trained, lines: int = 40) -> list[str]:
+        """The last lines of what a side wrote."""
+        return last_lines(inside(self.path, trained.log), lines)

@@ -133,6 +133,12 @@ class AbComparison:
         return [row for row in self.rows if row.worse]
 
     @property
+    def false_alarms(self) -> list[Row]:
+        """Of a self-check, whose sides are the same: all that was told to differ."""
+        told = {*WORSE, "faster", "less"}
+        return [row for row in self.rows if self.ab.self_check and row.outcome in told]
+
+    @property
     def undecided(self) -> list[CaseVerdict]:
         return [case for case in self.cases if case.outcome in UNTOLD]
 
@@ -198,13 +204,30 @@ def look(values: Sequence[Mapping[str, float]], gate: Gate) -> tuple[dict[Metric
             hopeless([value[metric] for value in values[:sessions]], gate) for metric in METRICS
         ):
             noise = max(one.noise for one in found.values())
-            return found, True, f"this machine is too noisy: sessions of the same code differ by {100 * noise:.2g} %"
+            return found, True, f"this machine is too noisy: sessions of the same code differ by {100 * noise:.3g} %"
     found = _at(values, gate)
     if len(values) >= gate.looks[-1]:
         return found, True, f"{gate.looks[-1]} sessions did not settle it"
     if len(values) not in gate.looks:
         found = {metric: _undecided(one) for metric, one in found.items()}
-    return found, False, f"{len(values)} sessions did not settle it yet; --resume adds more"
+    return found, False, f"{len(values)} sessions did not settle it yet"
+
+
+def course(ab: Ab, case: CaseVerdict, metric: Metric) -> tuple[list[float], list[Difference]]:
+    """How a time came to its verdict.
+
+    Returns:
+        The difference of each whole session, as ``differences`` gives it, and what was known at each look; the last is
+        what the verdict was made by.
+    """
+    whole = [one for one in case.sessions if one.whole and one.design == case.design]
+    values = [differences(one.rounds)[metric] for one in whole]
+    row = case.row(metric)
+    if row is None or row.time is None:
+        return values, []
+    gate = gate_of(ab)
+    earlier = [judge(values[:look_], gate) for look_ in gate.looks if look_ < row.time.sessions]
+    return values, [*(one for one in earlier if one is not None), row.time]
 
 
 def _at(values: Sequence[Mapping[str, float]], gate: Gate) -> dict[Metric, Difference]:

@@ -389,7 +389,7 @@ def _finish(folder: AbFolder, interrupted: int, outputs: Outputs) -> int:
     if outputs.markdown:
         write(outputs.markdown, ab_markdown(comparison, ab.command))
     if outputs.html:
-        write(outputs.html, ab_page(comparison, outputs.html))
+        write(outputs.html, ab_page(comparison, folder))
     code = interrupted or comparison.exit_code
     if outputs.json:
         typer.echo(json.dumps(ab_document(comparison) | {"report": str(report), "exit_code": code}, indent=2))

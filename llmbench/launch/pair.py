@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -71,7 +71,7 @@ def in_turns(
         sizes = {side: contenders[side].ranks for side in start}
         gone: SideName | None = None
         try:
-            seconds = conductor.wait_for(sizes, lambda side: runs[side].alive)
+            seconds = conductor.wait_for(sizes, _alive(runs))
             steps = steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
             for _ in range(rounds):
                 first, second = order.sample(SIDES, 2)
@@ -102,9 +102,9 @@ def apart(
         with Conductor() as conductor, contenders[side] as _:
             contenders[side].ready()
             run = _Run(contenders[side], conductor.path)
-            gone = False
+            gone, runs = False, {side: run}
             try:
-                seconds = conductor.wait_for({side: contenders[side].ranks}, lambda _, run=run: run.alive)
+                seconds = conductor.wait_for({side: contenders[side].ranks}, _alive(runs))
                 steps = steps or steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
                 turns[side] = joined([conductor.turn(side, steps) for _ in range(rounds)])
             except SideGoneError:
@@ -130,6 +130,10 @@ def joined(turns: Sequence[Turn]) -> Turn:
         cpu=sum(cpu) if len(cpu) == len(turns) else None,
         waited=sum(waited) if len(waited) == len(turns) else None,
     )
+
+
+def _alive(runs: Mapping[SideName, _Run]) -> Callable[[SideName], bool]:
+    return lambda side: runs[side].alive
 
 
 class _Run:

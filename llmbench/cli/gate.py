@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from llmbench.ci.project import Project, Service
     from llmbench.ci.workflow import Start
 
-gate = typer.Typer(no_args_is_help=True, help="Did it get worse, asked by your CI: see `llmbench gate init`.")
+gate = typer.Typer(no_args_is_help=True)
 
 
 @gate.callback()
 def _group() -> None:
-    """Did it get worse, asked by your CI: `llmbench gate init` writes a workflow to start with."""
+    """Let your CI ask whether a change made training worse.
+
+    Examples:
+    - `llmbench gate init` writes a workflow to start with.
+    """
 
 
 @gate.command()

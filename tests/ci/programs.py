@@ -51,9 +51,9 @@ if arguments[:2] == ["api", "graphql"]:
     sys.exit()
 comments = json.load(open(state))
 if "--method" not in arguments:
-    for comment in comments:  # the filter, in Python
-        if comment["user"] == os.environ["ME"] and comment["body"].startswith(os.environ["MARK"]):
-            print(comment["id"])
+    assert arguments[arguments.index("--jq") + 1] == '.[] | [.id, .user.login, (.body | split("\\n")[0])] | @tsv'
+    for comment in comments:
+        print(comment["id"], comment["user"], comment["body"].split("\n")[0].replace("\t", "\\t"), sep="\t")
     sys.exit()
 if os.environ.get("FORK"):
     print("gh: Resource not accessible by integration (HTTP 403)", file=sys.stderr)

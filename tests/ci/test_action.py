@@ -233,10 +233,11 @@ def test_one_comment_is_kept_up_to_date(runner: Runner) -> None:
 def test_a_comment_of_somebody_else_is_never_taken_over(runner: Runner) -> None:
     runner({"comment": "true"})
     comments = json.loads(runner.comments.read_text())
-    runner.comments.write_text(json.dumps([comments[0] | {"user": "mallory"}]))
+    talk = [{"id": number, "user": "github-actions[bot]", "body": f"talk {number}\n"} for number in range(3)]
+    runner.comments.write_text(json.dumps([*talk, comments[0] | {"user": "mallory"}]))
     runner({"comment": "true"})
     users = [comment["user"] for comment in json.loads(runner.comments.read_text())]
-    assert users == ["mallory", "github-actions[bot]"]
+    assert users[3:] == ["mallory", "github-actions[bot]"]
 
 
 def test_a_comment_is_no_longer_than_github_takes(runner: Runner) -> None:
@@ -327,3 +328,10 @@ def test_it_installs_llmbench_from_the_actions_own_folder(runner: Runner) -> Non
     installed = runner.place / "temp" / "llmbench-environment" / "bin" / "python"
     missing = subprocess.run([str(installed), "-c", "import torch"], capture_output=True, text=True, check=False)
     assert "ModuleNotFoundError" in missing.stderr
+    # The templates are part of what is installed.
+    command = [str(installed.parent / "llmbench"), "gate", "init", "--print"]
+    for service in ("--github", "--gitlab"):
+        told = subprocess.run(
+            [*command, service], cwd=runner.checkout.folder, capture_output=True, text=True, check=True
+        )
+        assert "llmbench" in told.stdout

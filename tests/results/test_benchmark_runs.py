@@ -92,6 +92,21 @@ def test_rounds_that_were_not_kept_leave_their_deviation(tmp_path: Path) -> None
     assert outcomes(comparison) == {"test_it.py::slow": "slower"}
 
 
+def test_neighbouring_rounds_are_not_taken_as_independent(tmp_path: Path) -> None:
+    drifting = one("x", 0.01)
+    drifting["stats"]["data"] = [0.0099] * 50 + [0.0101] * 50
+    drifting["stats"] |= {"mean": 0.01, "stddev": 0.0001}
+    bare = one("x", 0.01)
+    bare["stats"] = {key: value for key, value in drifting["stats"].items() if key != "data"}
+    widths = []
+    for name, given in (("kept", drifting), ("bare", bare)):
+        [trained] = load_side(write(tmp_path / f"{name}.json", given)).of("test_it.py::x")
+        assert trained.record.throughput is not None
+        low, high = trained.record.throughput.ci95
+        widths.append(high - low)
+    assert widths[0] > 3 * widths[1]
+
+
 @pytest.mark.parametrize(
     "stats",
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llmbench.ci.project import Project, Service, for_pip, on_github, own_source
 from llmbench.paths import PACKAGE
+from llmbench.suite.load import shipped
 
 # No name that anybody could own: a workflow that was not completed must run nobody else's code.
 _UNKNOWN = {
@@ -42,12 +43,19 @@ class Start:
 
 
 def starting(
-    project: Project, service: Service, *, suite: str, source: str | None = None, out: Path | None = None
+    project: Project,
+    service: Service,
+    *,
+    suite: str,
+    workloads: Sequence[str] = (),
+    source: str | None = None,
+    out: Path | None = None,
 ) -> Start:
     """The files for a service.
 
     Args:
         suite: a name, or a path from the project's root.
+        workloads: what is trained instead of the suite's, such as ``package.module:Workload``.
         source: where CI gets llmbench: what stands after ``uses:`` on GitHub, what pip installs on GitLab. Default:
             where this one came from.
         out: instead of the usual file, relative to the project's root.
@@ -55,10 +63,16 @@ def starting(
     known = source or _known(service)
     place = out or _FILE[service]
     steps = [] if known else [f"in {place}, write instead of {_UNKNOWN[service]} where llmbench is"]
+    if not workloads and suite in shipped():
+        steps.append(
+            f"{suite} trains models of llmbench's own, which tells of torch and other packages; to judge the code of "
+            "this project, name what it trains: --workload PACKAGE.MODULE:WORKLOAD, or a suite with it"
+        )
+    arguments = "\n".join(f"--workload={workload}" for workload in workloads)
     if service == "github":
-        text = _github(project, suite, known or _UNKNOWN["github"])
+        text = _github(project, suite, arguments, known or _UNKNOWN["github"])
         return Start([Written(place, text)], [*steps, *_after_github(place, project)])
-    files = [Written(place, _gitlab(project, suite, known or _UNKNOWN["gitlab"]))]
+    files = [Written(place, _gitlab(project, suite, arguments, known or _UNKNOWN["gitlab"]))]
     include = f"include:\n  - local: {json.dumps(f'/{place.as_posix()}', ensure_ascii=False)}\n"
     pipeline = _read(project.root / _PIPELINE)
     if pipeline is None and place != _PIPELINE:
@@ -87,15 +101,15 @@ def _known(service: Service) -> str | None:
     return f"{repository}@{commit}" if repository else None
 
 
-def _github(project: Project, suite: str, action: str) -> str:
-    words = {"INSTALL": project.install, "ACTION": action, "SUITE": suite}
-    return re.sub(r"__(INSTALL|ACTION|SUITE)__", lambda found: _yaml(words[found[1]]), template("github"))
+def _github(project: Project, suite: str, arguments: str, action: str) -> str:
+    words = {"INSTALL": project.install, "ACTION": action, "SUITE": suite, "ARGS": arguments}
+    return re.sub(r"__([A-Z]+)__", lambda found: _yaml(words[found[1]]), template("github"))
 
 
-def _gitlab(project: Project, suite: str, package: str) -> str:
+def _gitlab(project: Project, suite: str, arguments: str, package: str) -> str:
     text = template("gitlab")
-    for name, value in (("LLMBENCH_PACKAGE", package), ("LLMBENCH_SUITE", suite)):
-        text = _line(text, f"  {name}: ", _gitlab_value(value))
+    for name, value in (("PACKAGE", package), ("SUITE", suite), ("ARGS", arguments)):
+        text = _line(text, f"  LLMBENCH_{name}: ", _gitlab_value(value))
     return _line(text, "    - python -m pip install ", None, whole=f"    - {_yaml(project.install)}")
 
 

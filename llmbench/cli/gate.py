@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmbench.cli.names import complete_suite
+from llmbench.cli.names import complete_suite, complete_workload
 
 if TYPE_CHECKING:
     from llmbench.ci.project import Project, Service
@@ -33,6 +33,15 @@ def init(
     suite: Annotated[
         str, typer.Option(help="What is trained: a shipped suite, or a TOML file.", autocompletion=complete_suite)
     ] = "ci",
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workload",
+            "-w",
+            help="Train this instead, such as your own PACKAGE.MODULE:WORKLOAD.",
+            autocompletion=complete_workload,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Instead of the usual file, from the project's root.")
     ] = None,
@@ -57,6 +66,8 @@ def init(
     Examples:
     - `llmbench gate init`
 
+    - `llmbench gate init --workload mypackage.bench:Training` judges your own code.
+
     - `llmbench gate init --gitlab --suite bench/gate.toml`
 
     - `llmbench gate init --github --print`
@@ -69,7 +80,7 @@ def init(
     _check_suite(project, suite)
     if out is not None:
         out = _inside(project, out)
-    start = starting(project, service, suite=suite, source=llmbench, out=out)
+    start = starting(project, service, suite=suite, workloads=workload or (), source=llmbench, out=out)
     if only_print:
         _print(start)
         return

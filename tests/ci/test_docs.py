@@ -25,7 +25,7 @@ COMMANDS = re.findall(r"^\$ (llmbench .*)$", PAGE, re.MULTILINE)
 
 def test_there_is_something_to_check() -> None:
     assert len(BLOCKS) == 5
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 6
 
 
 @pytest.mark.parametrize("block", BLOCKS)

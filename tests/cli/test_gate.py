@@ -110,7 +110,7 @@ def test_templates_and_what_is_not_known(
     file = project / (".github/workflows/llmbench.yml" if service == "github" else "llmbench.gitlab-ci.yml")
     check("github-workflows" if service == "github" else "gitlab-ci", file)
     asks = service == "github" or known is None
-    assert ("where llmbench is" in told.splitlines()[2 + (service == "gitlab")]) == asks
+    assert ("where llmbench is" in told.partition("next:\n  1. ")[2].splitlines()[0]) == asks
     assert ("THE_OWNER" in file.read_text()) == asks
     if asks:
         assert call(f"--{service}", "--force", "--llmbench", "o/llmbench@v1").count("THE_OWNER") == 0
@@ -139,6 +139,22 @@ def test_a_scalar_is_read_as_the_text_that_it_was(project: Path, suite: str) -> 
     call("--github", "--suite", suite)
     written = read(project / ".github" / "workflows" / "llmbench.yml")
     assert written["jobs"]["gate"]["steps"][-1]["with"]["suite"] == suite
+
+
+@pytest.mark.parametrize("service", ["github", "gitlab"])
+def test_what_the_project_trains_itself(project: Path, service: str) -> None:
+    told = call(f"--{service}")
+    assert "to judge the code of this project, name what it trains" in told
+    told = call(f"--{service}", "--force", "-w", "pack.bench:Training", "-w", "gpt-$X")
+    assert "name what it trains" not in told
+    if service == "github":
+        file = project / ".github" / "workflows" / "llmbench.yml"
+        given = [job["steps"][-1]["with"]["args"] for job in read(file)["jobs"].values()]
+        assert given == ["--workload=pack.bench:Training\n--workload=gpt-$X"] * 2
+    else:
+        file = project / "llmbench.gitlab-ci.yml"
+        assert read(file)["variables"]["LLMBENCH_ARGS"] == "--workload=pack.bench:Training\n--workload=gpt-$$X"
+    check("github-workflows" if service == "github" else "gitlab-ci", file)
 
 
 def test_printing_writes_nothing(project: Path) -> None:
@@ -174,6 +190,7 @@ def test_what_is_there_is_never_overwritten_unless_forced(project: Path) -> None
         (["--github", "--suite", "/etc/passwd"], "--suite /etc/passwd lies outside of the project"),
         (["--github", "--out", "../x.yml"], "--out ../x.yml lies outside of the project"),
         (["--github", "--out", ".git"], "there already"),
+        (["--github", "--out", ".git", "--force"], "is no file that could be replaced"),
         (["--github", "--out", "requirements.txt/x.yml"], "cannot make"),
         (["--github", "no/such/folder"], "no such folder"),
     ],

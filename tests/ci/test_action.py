@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -161,6 +162,18 @@ def test_a_revision_of_another_checkout_is_fetched_there(runner: Runner, origin:
     assert runner.option("--base") == f"git:{origin.base}@other"
     assert not runner.checkout.has(origin.base)
     assert Checkout(other, "", "").has(origin.base)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a checkout to somebody else")
+def test_a_checkout_of_somebody_else_as_in_a_container(runner: Runner) -> None:
+    for file in (runner.checkout.folder, *runner.checkout.folder.rglob("*")):
+        os.chown(file, 12345, 12345)
+    refused = subprocess.run(
+        ["git", "status"], cwd=runner.checkout.folder, env={"PATH": "/usr/bin:/bin"}, capture_output=True, check=False
+    )
+    assert b"dubious ownership" in refused.stderr
+    assert not runner().failed
+    assert runner.option("--base") == f"git:{runner.checkout.base}"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ BASE, CAND = Ink(4, None), Ink(0, "5 3")
 INKS = {"BASE": BASE, "CAND": CAND}
 _TOTAL = Ink(5, None)
 _MOST_LOGS = 3
+_WIDE, _TALL = 330, 170
 SESSION_HEADS = (
     "Session", "First", "Step", "Total", "Peak BASE", "Peak CAND", "Load", "Preempted", "CPUs", "Seed", "Took",
 )  # fmt: skip
@@ -100,7 +101,7 @@ def _times() -> tuple[Metric, Metric]:
 
 def _notes(case: CaseVerdict) -> list[str]:
     worse = [verdicts.failure(row) for row in case.rows if row.worse]
-    return worse + [f"{row.metric}: {verdicts.question(case, row)}" for row in verdicts.open_rows(case)]
+    return worse + [f"{', '.join(one.metrics)}: {one.why}" for one in verdicts.questions(case)]
 
 
 def _facts(ab: Ab, case: CaseVerdict, whole: Sequence[AbSession]) -> list[tuple[str, str]]:
@@ -151,6 +152,8 @@ def _looks(ab: Ab, case: CaseVerdict, metric: Metric, values: Sequence[float]) -
         ab.gate.tolerance,
         ab.gate.limit,
         _TOTAL if metric == "total" else CAND,
+        width=_WIDE,
+        tall=_TALL,
     )
     return [(f"{name.capitalize()}: {said}", drawn)]
 
@@ -168,7 +171,7 @@ def _turns(whole: Sequence[AbSession], values: Sequence[float]) -> tuple[str, Ma
             steps = (one.base if side == "base" else one.cand).steps
             turns.append(TurnSteps(side.upper(), min(steps), max(steps)))
     session = whole[which].session
-    drawn = turn_order(f"Steps of session {session}, turn by turn", turns, INKS)
+    drawn = turn_order(f"Steps of session {session}, turn by turn", turns, INKS, width=_WIDE, tall=_TALL)
     return (f"Turns of session {session}, the furthest from the mean", drawn) if drawn else None
 
 
@@ -185,7 +188,7 @@ def _loss(case: CaseVerdict, whole: Sequence[AbSession]) -> tuple[str, Markup] |
         step, text = _first_difference(shown), "differs from"
     marked = (step, f"{text} step {step}") if step is not None else None
     curves = [Curve(name, ink, shown.of(side).loss) for side, (name, ink) in zip(SIDES, INKS.items(), strict=True)]
-    drawn = lines(f"Loss of {case.case.id}", curves, marked=marked, width=430, tall=190)
+    drawn = lines(f"Loss of {case.case.id}", curves, marked=marked, width=_WIDE, tall=_TALL)
     return (f"Loss: {verdicts.estimate(row)}" if row else "Loss: not compared", drawn)
 
 

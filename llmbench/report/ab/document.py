@@ -23,7 +23,7 @@ def ab_document(comparison: AbComparison) -> dict[str, Any]:
     found = environments(ab)
     told = {
         "id": ab.id,
-        "title": verdicts.title(comparison),
+        "title": verdicts.headline(comparison),
         "gate": verdicts.gate(comparison),
         "exit_code": comparison.exit_code,
         "self_check": ab.self_check,

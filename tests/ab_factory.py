@@ -253,7 +253,7 @@ def _scenarios() -> dict[str, Scenario]:
         "too noisy": one("inconclusive", 0, noisy),
         "too few": one("inconclusive", 0, made_sessions(1)),
         "not begun": one("inconclusive", 0, []),
-        "never settled": one("inconclusive", 0, made_sessions(20, step=math.log(1.03), spread=0.05)),
+        "never settled": one("inconclusive", 0, made_sessions(20, step=math.log(1.03), spread=0.042)),
         "strict": one("inconclusive", 1, made_sessions(4, spread=0.02), strict=True),
         "strict and same": one("same", 0, made_sessions(5), strict=True),
         "self-check": one("same", 0, made_sessions(5), self_check=True),

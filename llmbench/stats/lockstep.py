@@ -89,6 +89,8 @@ def differences(rounds: Sequence[Round]) -> dict[str, float]:
         spent = [[turn.cpu or 0.0 for turn in pair] for pair in turns]
     else:
         spent = [[turn.wall for turn in pair] for pair in turns]
+    if not all(map(sum, zip(*spent, strict=True))):  # a clock that did not tick
+        spent = [[turn.wall for turn in pair] for pair in turns]
     return {"step": steady, "total": math.log(sum(cand for _, cand in spent) / sum(base for base, _ in spent))}
 
 

@@ -112,4 +112,3 @@ def _notices(comparison: AbComparison) -> list[str]:
             else "It was still going on, or was killed, when this page was made."
         )
     return told
-

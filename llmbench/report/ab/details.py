@@ -28,7 +28,7 @@ _TOTAL = Ink(5, None)
 _MOST_LOGS = 3
 _WIDE, _TALL = 330, 170
 SESSION_HEADS = (
-    "Session", "First", "Step", "Total", "Peak BASE", "Peak CAND", "Load", "Preempted", "CPUs", "Seed", "Took",
+    "Session", "First", "Step", "Total", "Peak BASE", "Peak CAND", "Load", "Preempted (BASE / CAND)", "CPUs", "Seed", "Took",
 )  # fmt: skip
 
 
@@ -183,10 +183,8 @@ def _loss(case: CaseVerdict, whole: Sequence[AbSession]) -> tuple[str, Markup] |
     row = case.row("loss")
     shown = next((one for one in trained if one.base.loss != one.cand.loss), trained[0])
     step = row.loss.step if row and isinstance(row.loss, LossChange) else None
-    text = "beyond the limit from"
-    if step is None:
-        step, text = _first_difference(shown), "differs from"
-    marked = (step, f"{text} step {step}") if step is not None else None
+    step = _first_difference(shown) if step is None else step
+    marked = (step, f"≠ from step {step}") if step is not None else None
     curves = [Curve(name, ink, shown.of(side).loss) for side, (name, ink) in zip(SIDES, INKS.items(), strict=True)]
     drawn = lines(f"Loss of {case.case.id}", curves, marked=marked, width=_WIDE, tall=_TALL)
     return (f"Loss: {verdicts.estimate(row)}" if row else "Loss: not compared", drawn)

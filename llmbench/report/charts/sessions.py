@@ -46,7 +46,7 @@ def session_dots(
         values: difference of logarithms of each session, candidate over base.
         looks: the last one is that of the verdict; sessions after it are drawn hollow.
     """
-    y = Scale(*_domain(values, looks, tolerance, limit), tall - _BOTTOM, _TOP)
+    y = Scale(*_domain(values, tolerance, limit), tall - _BOTTOM, _TOP)
     x = Scale(0.4, max(2, len(values)) + 0.6, _LEFT, width - _RIGHT)
     drawn: list[str] = [_band(x, y, tolerance), *across(x.start, x.end, _changes(y))]
     drawn += below(x.start, x.end, tall - _BOTTOM, _numbers(x, len(values), looks))
@@ -59,12 +59,12 @@ def session_dots(
     return chart(width, tall, title, _described(values, looks), *drawn)
 
 
-def _domain(values: Sequence[float], looks: Sequence[Look], tolerance: float, limit: float) -> tuple[float, float]:
-    """What the sessions need, the last interval as far as it can be drawn, and the limit."""
-    told = [*values, -math.log1p(tolerance), math.log1p(tolerance), math.log1p(limit)]
-    told += [math.log(end) for look in looks[-1:] for end in (look.low, look.high) if 0 < end < math.inf]
+def _domain(values: Sequence[float], tolerance: float, limit: float) -> tuple[float, float]:
+    """What the sessions, the band and the limit need, and some more for the intervals, which are cut there."""
+    told = [*values, -math.log1p(tolerance), math.log1p(limit)]
     low, high = (min(max(end, -_MOST), _MOST) for end in (min(told), max(told)))
-    return low - 0.06 * (high - low), high + 0.06 * (high - low)
+    room = 0.35 * (high - low)
+    return low - room, high + room
 
 
 def _band(x: Scale, y: Scale, tolerance: float) -> Markup:

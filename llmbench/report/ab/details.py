@@ -28,7 +28,8 @@ _TOTAL = Ink(5, None)
 _MOST_LOGS = 3
 _WIDE, _TALL = 330, 170
 SESSION_HEADS = (
-    "Session", "First", "Step", "Total", "Peak BASE", "Peak CAND", "Load", "Preempted (BASE / CAND)", "CPUs", "Seed", "Took",
+    "Session", "First", "Step", "Total", "Peak BASE", "Peak CAND", "Load", "Preempted (BASE / CAND)", "CPUs",
+    "Seed", "Took",
 )  # fmt: skip
 
 
@@ -201,7 +202,8 @@ def _table(case: CaseVerdict, values: Mapping[Metric, Sequence[float]]) -> list[
     rows = []
     for one in case.sessions:
         counts = one.whole and one.design == case.design
-        name = str(one.session) if counts else f"{one.session}: {_why_not(one, case)}"
+        name = str(one.session) if one.session >= 0 else "?"
+        name += "" if counts else f": {_why_not(one, case)}"
         told = [_change(next(left[metric])) if counts else NOTHING for metric in _times()]
         rows.append([name, one.first.upper(), *told, *_noise(one)])
     return rows

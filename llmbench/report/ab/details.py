@@ -171,7 +171,7 @@ def _turns(whole: Sequence[AbSession], values: Sequence[float]) -> tuple[str, Ma
         for side in order:
             steps = (one.base if side == "base" else one.cand).steps
             turns.append(TurnSteps(side.upper(), min(steps), max(steps)))
-    session = whole[which].session
+    session = _number(whole[which])
     drawn = turn_order(f"Steps of session {session}, turn by turn", turns, INKS, width=_WIDE, tall=_TALL)
     return (f"Turns of session {session}, the furthest from the mean", drawn) if drawn else None
 
@@ -202,11 +202,16 @@ def _table(case: CaseVerdict, values: Mapping[Metric, Sequence[float]]) -> list[
     rows = []
     for one in case.sessions:
         counts = one.whole and one.design == case.design
-        name = str(one.session) if one.session >= 0 else "?"
+        name = _number(one)
         name += "" if counts else f": {_why_not(one, case)}"
         told = [_change(next(left[metric])) if counts else NOTHING for metric in _times()]
         rows.append([name, one.first.upper(), *told, *_noise(one)])
     return rows
+
+
+def _number(one: AbSession) -> str:
+    """From 1, as people count; a damaged line may not say it."""
+    return str(one.session + 1) if one.session >= 0 else "?"
 
 
 def _why_not(one: AbSession, case: CaseVerdict) -> str:
@@ -245,7 +250,7 @@ def _logs(case: CaseVerdict, folder: AbFolder | None) -> list[Log]:
         for side in SIDES:
             trained = one.of(side)
             if trained.error and (side, trained.error.message) not in found and len(found) < _MOST_LOGS:
-                title = f"{side.upper()} {trained.status} in session {one.session}: {trained.error.type}"
+                title = f"{side.upper()} {trained.status} in session {_number(one)}: {trained.error.type}"
                 tail = folder.log_tail(trained) if folder else []
                 found[side, trained.error.message] = Log(title, trained.error.message, trained.error.hint, tail)
     return list(found.values())

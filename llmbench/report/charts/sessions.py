@@ -50,7 +50,7 @@ def session_dots(
     x = Scale(0.4, max(2, len(values)) + 0.6, _LEFT, width - _RIGHT)
     drawn: list[str] = [_band(x, y, tolerance), *across(x.start, x.end, _changes(y))]
     drawn += below(x.start, x.end, tall - _BOTTOM, _numbers(x, len(values), looks))
-    drawn.append(label((x.start + x.end) / 2, tall - 8, "session", anchor="middle", muted=True))
+    drawn.append(label((x.start + x.end) / 2, tall - 8, "whole sessions", anchor="middle", muted=True))
     at = math.log1p(limit)
     if y.low < at < y.high:
         drawn.append(rule(x.start, y(at), x.end, y(at), class_="baseline", stroke=MUTED, stroke_dasharray="8 4"))
@@ -61,14 +61,14 @@ def session_dots(
 
 def _domain(values: Sequence[float], tolerance: float, limit: float) -> tuple[float, float]:
     """What the sessions, the band and the limit need, and some more for the intervals, which are cut there."""
-    told = [*values, -math.log1p(tolerance), math.log1p(limit)]
+    told = [*values, -math.log1p(tolerance), math.log1p(tolerance), math.log1p(limit)]
     low, high = (min(max(end, -_MOST), _MOST) for end in (min(told), max(told)))
     room = 0.35 * (high - low)
     return low - room, high + room
 
 
 def _band(x: Scale, y: Scale, tolerance: float) -> Markup:
-    top, bottom = y(math.log1p(tolerance)), y(-math.log1p(tolerance))
+    top, bottom = (y(_inside(y, sign * math.log1p(tolerance))) for sign in (1, -1))
     return element(
         "rect", x=x.start, y=top, width=x.end - x.start, height=max(1.0, bottom - top), fill=_BAND, class_="band"
     )

@@ -262,6 +262,16 @@ def test_sessions_are_drawn_within_the_frame(value, tolerance):
     assert all(-10 <= y <= 200 for y in places), places
 
 
+def test_the_turns_of_a_session_are_drawn_as_they_were_taken():
+    page = page_of("too few")
+    drawn = page.source[page.source.index("<title>Steps of session 1, turn by turn</title>") :]
+    dots = re.findall(r'<path d="([^"]*a2 2[^"]*)"[^>]*fill (c\d)', drawn[: drawn.index("</svg>")])
+    placed = sorted((float(x), css) for path, css in dots for x in re.findall(r"M([\d.]+) ", path))
+    (session,) = SCENARIOS["too few"].sessions
+    orders = {"base": ["c4", "c0"], "cand": ["c0", "c4"]}
+    assert [css for _, css in placed] == [css for one in session.rounds for css in orders[one.first]]
+
+
 def test_turns_stand_in_their_order():
     turns = [TurnSteps("CAND", 1.0, 1.5), TurnSteps("BASE", 1.1, 1.2), TurnSteps("CAND", math.nan, 1.0)]
     drawn = turn_order("title", turns, {"BASE": Ink(4, None), "CAND": Ink(0, None)})

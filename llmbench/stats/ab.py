@@ -12,7 +12,7 @@ from typing import Literal
 
 from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, SideName
 from llmbench.stats.gates import LossChange, MemoryChange, loss_change, memory_change
-from llmbench.stats.lockstep import METRICS, Difference, Gate, differences, hopeless, judge, settled
+from llmbench.stats.lockstep import METRICS, Difference, Gate, differences, given_up, judge, settled
 from llmbench.stats.student import quantile
 from llmbench.suite.cases import from_plan
 
@@ -174,7 +174,7 @@ def judged(ab: Ab, case: AbCase, sessions: Sequence[AbSession]) -> CaseVerdict:
     if broken is not None:
         return CaseVerdict(case, [broken], sessions, design, over=True)
     gate = gate_of(ab)
-    values = [differences(one.rounds) for one in whole]
+    values = [value for one in whole if (value := differences(one.rounds))]
     times, over, reason = look(values, gate)
     rows = [
         Row(case.id, metric, found.verdict, found.sessions, seconds, time=found, reason=_open(found, reason))
@@ -200,16 +200,12 @@ def look(values: Sequence[Mapping[str, float]], gate: Gate) -> tuple[dict[Metric
         found = _at(values[:sessions], gate)
         if settled(list(found.values())):
             return found, True, None
-        if sessions > gate.looks[0] and any(
-            hopeless([value[metric] for value in values[:sessions]], gate) for metric in METRICS
-        ):
+        if given_up([[value[metric] for value in values[:sessions]] for metric in METRICS], gate):
             noise = max(one.noise for one in found.values())
             return found, True, f"this machine is too noisy: sessions of the same code differ by {100 * noise:.3g} %"
     found = _at(values, gate)
     if len(values) >= gate.looks[-1]:
         return found, True, f"{gate.looks[-1]} sessions did not settle it"
-    if len(values) not in gate.looks:
-        found = {metric: _undecided(one) for metric, one in found.items()}
     return found, False, f"{len(values)} sessions did not settle it yet"
 
 
@@ -221,7 +217,7 @@ def course(ab: Ab, case: CaseVerdict, metric: Metric) -> tuple[list[float], list
         what the verdict was made by.
     """
     whole = [one for one in case.sessions if one.whole and one.design == case.design]
-    values = [differences(one.rounds)[metric] for one in whole]
+    values = [value[metric] for one in whole if (value := differences(one.rounds))]
     row = case.row(metric)
     if row is None or row.time is None:
         return values, []
@@ -236,22 +232,15 @@ def _at(values: Sequence[Mapping[str, float]], gate: Gate) -> dict[Metric, Diffe
     return {metric: one for metric, one in judged_.items() if one is not None}
 
 
-def _undecided(found: Difference) -> Difference:
-    """As it stands between two looks, at which nothing is decided."""
-    return Difference(
-        "inconclusive", found.ratio, found.low, found.high, found.sessions, found.noise, found.smallest_slowdown
-    )
-
-
 def _open(found: Difference, reason: str | None) -> str | None:
     return reason if found.verdict == "inconclusive" else None
 
 
 def _broken(case: str, sessions: Sequence[AbSession], whole: int, seconds: float) -> Row | None:
-    """The first failure of a candidate, else of a base: a rerun does not make it undone."""
-    outcomes: dict[SideName, Outcome] = {"cand": "broken", "base": "no base"}
-    for side, outcome in outcomes.items():
-        for session in sessions:
+    """The first failure: a rerun does not make it undone. Where both fail, nobody can tell what the candidate broke."""
+    outcomes: dict[SideName, Outcome] = {"base": "no base", "cand": "broken"}
+    for session in sessions:
+        for side, outcome in outcomes.items():
             trained = session.of(side)
             if trained.error and not (trained.status == _OUT_OF_MEMORY and session.design == "lockstep"):
                 many = sum(one.of(side).error is not None for one in sessions)

@@ -65,10 +65,11 @@ def test_the_interval_agrees_with_the_verdict():
 
 def test_sessions_after_a_verdict_do_not_change_it():
     """A fail is not retried until it is green."""
-    bad = made_sessions(3, step=math.log(1.08), spread=0.001)
-    good = [made_session(session=number, step=-0.3) for number in range(3, 12)]
+    bad = made_sessions(6, step=math.log(1.08), spread=0.001)
+    good = [made_session(session=number, step=-0.3) for number in range(6, 12)]
     row = compared(made_ab(), [*bad, *good]).cases[0].row("step")
-    assert (row.outcome, row.time.sessions, row.sessions) == ("slower", 3, 3)
+    assert row.outcome == "slower"
+    assert row.time.sessions == row.sessions <= 6
 
 
 def test_a_failure_in_an_old_session_stays():
@@ -98,7 +99,7 @@ def test_a_failure_is_worse_than_a_base_that_could_not_be_run():
 
 
 def test_alpha_is_split_over_the_cases():
-    sessions = made_sessions(3, step=math.log(1.05), spread=0.002)
+    sessions = made_sessions(5, step=math.log(1.05), spread=0.002)
     alone = compared(made_ab(), sessions).cases[0].row("step")
     among = compared(made_ab([CASE, *(f"a/m{number}/ws1" for number in range(30))]), sessions).cases[0].row("step")
     assert alone.outcome == "slower"
@@ -161,9 +162,8 @@ def test_a_margin_needs_five_sessions_and_the_whole_interval():
 
 def test_a_self_check_counts_what_is_told_to_differ():
     assert SCENARIOS["self-check"].comparison.false_alarms == []
-    for name in ("false alarm", "false praise"):
-        alarms = SCENARIOS[name].comparison.false_alarms
-        assert [row.metric for row in alarms] == ["step", "total"]
+    for name, metrics in (("false alarm", ["step", "total"]), ("false praise", ["step"])):
+        assert [row.metric for row in SCENARIOS[name].comparison.false_alarms] == metrics
     assert SCENARIOS["slower"].comparison.false_alarms == []
 
 
@@ -174,8 +174,9 @@ def test_the_course_ends_with_what_the_verdict_was_made_by():
         values, looks = course(made.ab, case, "step")
         assert looks[-1] is case.row("step").time
         assert [look.sessions for look in looks[:-1]] == [n for n in LOOKS if n < looks[-1].sessions]
-        counted = [one for one in case.sessions if one.whole and one.design == case.design]
-        assert values == [differences(one.rounds)["step"] for one in counted]
+        whole = [one for one in case.sessions if one.whole and one.design == case.design]
+        assert values == [differences(one.rounds)["step"] for one in whole]
+        assert [one for one, _ in case.counted] == whole
 
 
 def test_the_course_of_too_few_sessions_has_no_look():

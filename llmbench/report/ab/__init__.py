@@ -78,6 +78,7 @@ def ab_page(comparison: AbComparison, folder: AbFolder | None = None) -> str:
         details=details(comparison, folder),
         session_heads=SESSION_HEADS,
         gate_rules=ab.gate,
+        looks=verdicts.looks(comparison),
         percent=verdicts.round_percent,
         cases=len(comparison.cases),
     )

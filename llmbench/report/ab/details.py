@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -78,8 +78,7 @@ def details(comparison: AbComparison, folder: AbFolder | None) -> list[Detail]:
 def _detail(
     comparison: AbComparison, case: CaseVerdict, anchor: str, folder: AbFolder | None, unfolded: bool
 ) -> Detail:
-    whole = [one for one in case.sessions if one.whole and one.design == case.design]
-    times = {metric: course(comparison.ab, case, metric) for metric in _times()}
+    whole = [one for one, _ in case.counted]
     return Detail(
         case,
         anchor,
@@ -87,10 +86,10 @@ def _detail(
         f"{count(len(case.sessions), 'session')} in {duration(case.seconds)}",
         _notes(case),
         _facts(comparison.ab, case, whole),
-        [chart for metric in _times() for chart in _looks(comparison.ab, case, metric, times[metric][0])],
-        _turns(whole, times["step"][0]),
+        [chart for metric in _times() for chart in _looks(comparison.ab, case, metric)],
+        _turns(case),
         _loss(case, whole),
-        _table(case, {metric: values for metric, (values, _) in times.items()}),
+        _table(case),
         _logs(case, folder),
         unfolded,
     )
@@ -139,11 +138,12 @@ def _design(case: CaseVerdict, whole: Sequence[AbSession]) -> str:
     return f"lock-step: {count(len(first), 'round')} of {count(steps, 'step')} each, in random order"
 
 
-def _looks(ab: Ab, case: CaseVerdict, metric: Metric, values: Sequence[float]) -> list[tuple[str, Markup]]:
+def _looks(ab: Ab, case: CaseVerdict, metric: Metric) -> list[tuple[str, Markup]]:
     row = case.row(metric)
+    values, found = course(ab, case, metric)
     if not values:
         return []
-    looks = [Look(one.sessions, one.ratio, one.low, one.high) for one in course(ab, case, metric)[1]]
+    looks = [Look(one.sessions, one.ratio, one.low, one.high) for one in found]
     said = f"{verdicts.estimate(row)} {verdicts.interval(row)}" if row and row.time else "too few sessions"
     name = verdicts.METRICS[metric]
     drawn = session_dots(
@@ -159,19 +159,19 @@ def _looks(ab: Ab, case: CaseVerdict, metric: Metric, values: Sequence[float]) -
     return [(f"{name.capitalize()}: {said}", drawn)]
 
 
-def _turns(whole: Sequence[AbSession], values: Sequence[float]) -> tuple[str, Markup] | None:
+def _turns(case: CaseVerdict) -> tuple[str, Markup] | None:
     """Of the session that is furthest from the others: there is the most to be seen."""
-    if not whole:
+    if not case.counted:
         return None
-    centre = fmean(values)
-    which = max(range(len(whole)), key=lambda index: abs(values[index] - centre))
+    centre = fmean(told["step"] for _, told in case.counted)
+    shown, _ = max(case.counted, key=lambda pair: abs(pair[1]["step"] - centre))
     turns = []
-    for one in whole[which].rounds:
+    for one in shown.rounds:
         order: tuple[SideName, SideName] = ("base", "cand") if one.first == "base" else ("cand", "base")
         for side in order:
-            steps = (one.base if side == "base" else one.cand).steps
+            steps = one.of(side).steps
             turns.append(TurnSteps(side.upper(), min(steps), max(steps)))
-    session = _number(whole[which])
+    session = _number(shown)
     drawn = turn_order(f"Steps of session {session}, turn by turn", turns, INKS, width=_WIDE, tall=_TALL)
     return (f"Turns of session {session}, the furthest from the mean", drawn) if drawn else None
 
@@ -196,15 +196,14 @@ def _first_difference(one: AbSession) -> int | None:
     return next((step for step, (base, cand) in enumerate(pairs) if base != cand), None)
 
 
-def _table(case: CaseVerdict, values: Mapping[Metric, Sequence[float]]) -> list[list[str]]:
+def _table(case: CaseVerdict) -> list[list[str]]:
     """``SESSION_HEADS`` of each session, failed ones too."""
-    left = {metric: iter(found) for metric, found in values.items()}
+    differences = {id(one): told for one, told in case.counted}
     rows = []
     for one in case.sessions:
-        counts = one.whole and one.design == case.design
-        name = _number(one)
-        name += "" if counts else f": {_why_not(one, case)}"
-        told = [_change(next(left[metric])) if counts else NOTHING for metric in _times()]
+        found = differences.get(id(one))
+        name = _number(one) if found else f"{_number(one)}: {_why_not(one, case)}"
+        told = [_change(found[metric]) if found else NOTHING for metric in _times()]
         rows.append([name, one.first.upper(), *told, *_noise(one)])
     return rows
 

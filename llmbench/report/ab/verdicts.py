@@ -235,3 +235,11 @@ def decisive(case: CaseVerdict) -> Row | None:
     if timed and timed == rows[: len(timed)]:
         return max(timed, key=lambda row: row.time.ratio if row.time and case.outcome in WORSE else 0.0)
     return rows[0] if rows else None
+
+
+def looks(comparison: AbComparison) -> str:
+    """``after 3 sessions and each that follows, up to 20``, or the numbers."""
+    numbers = comparison.ab.gate.looks
+    if len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"after {numbers[0]} sessions and each that follows, up to {numbers[-1]}"
+    return f"after {', '.join(map(str, numbers))} of them"

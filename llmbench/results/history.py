@@ -20,7 +20,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from llmbench.errors import UserError, nearest
-from llmbench.results.environment import flat_environment, hardware
+from llmbench.results.environment import flat_environment, machines
 
 KEPT = ("status", "error", "config", "throughput", "step_seconds", "memory", "energy", "loss", "noise")
 """Parts of a record that are kept."""
@@ -234,7 +234,7 @@ def _read_run(folder: Path, has_report: bool, faults: list[Fault]) -> PastRun | 
         commit=_text(git.get("commit")),
         dirty=git.get("dirty") is True,
         environment=flat_environment(environment, _text(run.get("llmbench"))),
-        hardware=hardware(environment),
+        hardware=machines(environment),
         data="; ".join(f"{key} {data[key]}" for key in sorted(data) if isinstance(data[key], str)),
         has_report=has_report,
     )

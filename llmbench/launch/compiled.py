@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.paths import cache_folder
-from llmbench.results.store import write_atomically
+from llmbench.results.files import write_atomically
 from llmbench.suite.cases import Case
 
 _DONE = "llmbench.json"

@@ -15,7 +15,7 @@ from llmbench.errors import UserError
 from llmbench.launch.diagnose import diagnose
 from llmbench.launch.target import Target
 from llmbench.paths import cache_folder
-from llmbench.results.store import write_atomically
+from llmbench.results.files import write_atomically
 from llmbench.suite.cases import Case
 from llmbench.suite.workloads import FAMILIES
 

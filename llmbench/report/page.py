@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 
 import llmbench
 from llmbench.report.format import breakable, code_spans, printable, unbroken
-from llmbench.results.store import write_atomically
+from llmbench.results.files import write_atomically
 
 _FOLDER = Path(__file__).parent / "templates"
 

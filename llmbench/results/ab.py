@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from llmbench.results.schema import SCHEMA_VERSION, Error, Git, Memory, Part, PlannedCase
+from llmbench.results.schema import SCHEMA_VERSION, Error, Git, Memory, Part, PlannedCase, Status
 
 SideName = Literal["base", "cand"]
 SIDES: tuple[SideName, SideName] = ("base", "cand")
@@ -39,12 +39,13 @@ class Round(Part):
 class Trained(Part):
     """What one side's process told at its end, beside its turns; or why it could not."""
 
+    status: Status = "ok"
+    error: Error | None = None
     memory: Memory | None = None
     loss: list[float | None] = Field([], description="of every training step; null where it was not finite")
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = Field({})
     preempted: int | None = Field(None, description="how often another process was given the CPU")
-    error: Error | None = None
-    log: str | None = None
+    log: str | None = Field(None, description="file, relative to the comparison")
 
 
 class AbSession(Part):
@@ -59,7 +60,7 @@ class AbSession(Part):
     seed: int = Field(description="of the order of start and turns")
     first: SideName = Field(description="which process was started first")
     cpus: list[int] | None = Field(None, description="to which both were pinned")
-    rounds: list[Round] = []
+    rounds: list[Round] = Field([])
     base: Trained
     cand: Trained
     load_1min: float | None = None
@@ -72,7 +73,7 @@ class AbSession(Part):
     @property
     def whole(self) -> bool:
         """Whether both sides came to the end."""
-        return bool(self.rounds) and self.base.error is None and self.cand.error is None
+        return bool(self.rounds) and self.base.status == self.cand.status == "ok"
 
 
 class AbSide(Part):
@@ -85,7 +86,7 @@ class AbSide(Part):
     folder: str | None = Field(None, description="working folder of the side's processes, if not the caller's")
     paths: list[str] = Field([], description="in front of its import path")
     git: Git | None = None
-    environment: dict[str, Any] = {}
+    environment: dict[str, Any] = Field({})
 
 
 class AbCase(Part):
@@ -129,7 +130,7 @@ class Ab(Part):
     working_folder: str
     llmbench: str
     device: str
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = Field({})
     status: Literal["running", "done", "interrupted"] = "running"
     started_at: str
     finished_at: str | None = None

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from llmbench.errors import UserError
-from llmbench.results.salvage import Recorded, first_fault, record_of, run_of
+from llmbench.results.files import append_line, numbered_lines, parse, torn, unreadable, write_atomically
+from llmbench.results.salvage import Recorded, record_of, run_of
 from llmbench.results.schema import Record, Run, Series
-
-_BEGINNING = b'{"schema_version":'
 
 
 def slug(case: str) -> str:
@@ -79,7 +75,7 @@ class RunFolder:
 
     def read_run(self) -> Run:
         """Raises: UserError: no run there, or not a run that this version can read."""
-        return _parse(Run, self._run_text(), self._run_file)
+        return parse(Run, self._run_text(), self._run_file)
 
     def recorded_run(self) -> Run:
         """The run as far as it can be read; what cannot is added to ``damage``.
@@ -91,7 +87,7 @@ class RunFolder:
         try:
             run, damage = run_of(text, self._run_file)
         except ValidationError as error:
-            raise _unreadable(error, self._run_file) from None
+            raise unreadable(error, self._run_file) from None
         self._damage |= dict.fromkeys(damage)
         return run
 
@@ -109,13 +105,7 @@ class RunFolder:
 
     def append(self, record: Record) -> None:
         """Adds a record; on return it survives ``kill -9`` and a power cut."""
-        with open(self._records_file, "a+b") as file:
-            # A run killed in mid-write leaves half a line: end it, so that it cannot swallow this record.
-            if file.tell() and _last_byte(file) != b"\n":
-                file.write(b"\n")
-            file.write(record.model_dump_json(by_alias=True).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._records_file, record.model_dump_json(by_alias=True))
 
     def records(self) -> list[Record]:
         """The newest record of each case, in the order in which the cases were first recorded.
@@ -129,9 +119,9 @@ class RunFolder:
             try:
                 record = Record.model_validate_json(line)
             except ValidationError as error:
-                if _torn(line):
+                if torn(line):
                     continue
-                raise _unreadable(error, self._records_file, number) from None
+                raise unreadable(error, self._records_file, number) from None
             newest[record.case] = record
         return list(newest.values())
 
@@ -146,21 +136,14 @@ class RunFolder:
         newest: dict[str | int, Recorded] = {}
         for number, line in self._lines():
             found = record_of(line, self._records_file, number)
-            if found.damage and _torn(line):
+            if found.damage and torn(line):
                 continue
             newest[number if found.damage else found.record.case] = found
             self._damage |= dict.fromkeys(found.damage)
         return list(newest.values())
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Each with its number, from 1."""
-        try:
-            data = self._records_file.read_bytes()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise UserError(f"cannot read {self._records_file}: {error.strerror}") from None
-        yield from enumerate(data.splitlines(), start=1)
+        return numbered_lines(self._records_file)
 
     def write_series(self, case: str, series: Series) -> str:
         path = self.series_path(case)
@@ -176,7 +159,7 @@ class RunFolder:
             text = file.read_bytes()
         except OSError:
             return None
-        return _parse(Series, text, file)
+        return parse(Series, text, file)
 
     def recorded_series(self, record: Record) -> tuple[Series | None, str | None]:
         """The series of a record, and why it is not there if it should be; damage is added to ``damage``, too."""
@@ -209,54 +192,3 @@ class RunFolder:
         except (OSError, ValueError, RuntimeError):  # a name that no file can have, or a loop of links
             return None
         return file if file.is_relative_to(self.path.resolve()) else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one step: a reader sees the old text or the new one, never half of it, power cuts included."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _torn(line: bytes) -> bool:
-    """Whether a line is the beginning of a record, but not a whole one: what a kill in mid-write leaves.
-
-    A power cut may leave zeros where the rest was to be.
-    """
-    line = line.rstrip(b"\0")
-    if not line.startswith(_BEGINNING[: len(line)]):
-        return False
-    try:
-        text = line.decode()
-        json.loads(text)
-    except UnicodeDecodeError as error:
-        return error.reason == "unexpected end of data"
-    except json.JSONDecodeError as error:
-        # Where only the end is missing, all before it is right.
-        return error.msg.startswith("Unterminated string") or len(text) - error.pos <= len("-Infinity")
-    except (ValueError, RecursionError):
-        return False
-    return False
-
-
-def _last_byte(file: Any) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    return bytes(file.read(1))
-
-
-Model = TypeVar("Model", Run, Series)
-
-
-def _parse(model: type[Model], text: bytes, file: Path) -> Model:
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        raise _unreadable(error, file) from None
-
-
-def _unreadable(error: ValidationError, file: Path, line: int | None = None) -> UserError:
-    where = f"{file}, line {line}" if line else str(file)
-    return UserError(f"{where}: {first_fault(error)}", "the file was not written by this version of llmbench")

@@ -10,21 +10,20 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
+from llmbench.worker.assemble import assemble
 from llmbench.worker.device import Device
-from llmbench.worker.events import Events, Heartbeat, enter
-from llmbench.worker.loop import Sampling, Timing, Trainer, train
+from llmbench.worker.events import Events, enter
+from llmbench.worker.loop import Sampling, Timing, train
 from llmbench.worker.measure.communication import measure_communication
 from llmbench.worker.measure.energy import EnergyMeter
 from llmbench.worker.measure.load import LoadMeter
 from llmbench.worker.measure.memory import ActivationMeter, MemoryMeter, split
-from llmbench.worker.measure.parity import compare_gradients, weights_fingerprint
+from llmbench.worker.measure.parity import compare_gradients
 from llmbench.worker.measure.peaks import data_sheet
-from llmbench.worker.modes import Execution, apply, compile, precision
-from llmbench.worker.optimizer import adamw, warmup_cosine
-from llmbench.worker.prepare import build
-from llmbench.worker.tensors import fingerprint, frozen_weights
+from llmbench.worker.modes import compile, precision
+from llmbench.worker.tensors import frozen_weights
 from llmbench.worker.world import World, gather_weights, join
 
 
@@ -61,17 +60,12 @@ class _Case:
 
     def run(self) -> dict[str, Any]:
         begin = enter(self.events, "build")
-        self.workload, model, batches = build(self.job)
-        facts = {"batches_sha256": fingerprint(*batches), "weights_sha256": weights_fingerprint(model)}
+        assembled = assemble(self.job, self.device, self.world)
+        self.workload, self.execution, self.trainer = assembled.workload, assembled.execution, assembled.trainer
+        self.frozen, facts = assembled.frozen, assembled.facts
         wrong = self._disagreements(facts)
-        model = precision.cast(model.to(self.device.torch), self.mode)
-        self.workload.before(model)
-        self.frozen = frozen_weights(model)
-        parameters = _count(model)
-        self.execution = apply(model, self.mode, self.device, self.config, self.world)
         compiled = bool(set(self.mode) & compile.SCOPES.keys())
         self.activations = ActivationMeter(self.execution.model, self.device, hooks=not compiled)
-        self.trainer = _trainer(self.execution, self.device.move(self._own(batches)), self.job)
         self.device.synchronize()
         self.phases["build"] = time.perf_counter() - begin
 
@@ -83,7 +77,7 @@ class _Case:
         communication = self._communication(timing)
 
         begin = enter(self.events, "evaluate")
-        losses = self._losses()
+        losses = assembled.losses()
         evaluated = self._evaluate()
         self.phases["evaluate"] = time.perf_counter() - begin
         return (
@@ -99,7 +93,7 @@ class _Case:
                 "losses": losses,
                 "facts": evaluated["facts"] | facts | self.memory.facts | {"threads": torch.get_num_threads()},
                 "wrong": wrong + evaluated["wrong"],
-                "parameters": parameters,
+                "parameters": assembled.parameters,
                 "energy_reason": self.energy.reason,
                 "peak": data_sheet(self.device.name, self.job["arithmetic"]),
                 "rank": self._of_rank(timing, communication),
@@ -116,12 +110,6 @@ class _Case:
             for name in words
             if theirs[name] != everyone[0][name]
         ]
-
-    def _own(self, batches: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """This rank's part of every batch."""
-        if self.world.data_size == 1:
-            return batches
-        return tuple(tensor.chunk(self.world.data_size, dim=1)[self.world.data_rank] for tensor in batches)
 
     def _sampling(self) -> Sampling:
         # Timing on must not cost the case what it has: the deadline is for all of its phases.
@@ -161,12 +149,6 @@ class _Case:
             return None
         enter(self.events, "communication")
         return measure_communication(self.trainer, self.device)
-
-    def _losses(self) -> list[float]:
-        losses = self.trainer.losses[:-1]
-        if "pp" in self.mode:  # they are known on the last stage, and zero on the others
-            dist.all_reduce(losses)
-        return self.world.data_mean(losses).tolist()
 
     def _evaluate(self) -> dict[str, Any]:
         """Loss and metrics on held-out data, and the proofs: of the model as written, in the arithmetic of the mode.
@@ -227,10 +209,7 @@ def compile_again(job: dict[str, Any], events: Events) -> dict[str, Any]:
     """
     device = Device(job["device"])
     world = join(job["mode"], job["config"], device)
-    _, model, batches = build(job)
-    model = precision.cast(model.to(device.torch), job["mode"])
-    execution = apply(model, job["mode"], device, job["config"], world)
-    trainer = _trainer(execution, device.move(tuple(tensor[:1] for tensor in batches)), job)
+    trainer = assemble(job, device, world).trainer
     device.synchronize()
     begin = enter(events, "compile")
     trainer.step()
@@ -248,29 +227,12 @@ def train_base(job: dict[str, Any], events: Events) -> dict[str, Any]:
     """
     device = Device(job["device"])
     enter(events, "base")
-    workload, model, batches = build(job)
-    execution = apply(model.to(device.torch), [], device, job["config"])
-    trainer = _trainer(execution, device.move(batches), job)
-    for _ in range(trainer.steps):
-        trainer.step()
-    loss, _ = workload.evaluate(execution.model)
+    assembled = assemble(job | {"mode": []}, device, World())
+    for _ in range(assembled.trainer.steps):
+        assembled.trainer.step()
+    model = assembled.execution.model
+    loss, _ = assembled.workload.evaluate(model)
     temporary = f"{job['weights']}.{os.getpid()}.tmp"
-    torch.save(execution.model.cpu().state_dict(), temporary)
+    torch.save(model.cpu().state_dict(), temporary)
     os.replace(temporary, job["weights"])
     return {"eval_loss": loss}
-
-
-def _trainer(execution: Execution, batches: tuple[Tensor, ...], job: dict[str, Any]) -> Trainer:
-    config = job["config"]
-    optimizer = adamw(execution.model, config["learning_rate"], config["weight_decay"], "fused" in job.get("mode", []))
-    schedule = warmup_cosine(config["learning_rate"], config["steps"], config["warmup_fraction"])
-    rank = int(os.environ.get("RANK", 0))
-    heartbeat = Heartbeat(job["heartbeat"], rank) if job.get("heartbeat") else None
-    return Trainer(execution, batches, optimizer, schedule, config["clip_norm"], heartbeat)
-
-
-def _count(model: nn.Module) -> dict[str, int]:
-    return {
-        "total": sum(parameter.numel() for parameter in model.parameters()),
-        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-    }

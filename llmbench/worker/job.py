@@ -68,6 +68,7 @@ def _share_of_cores() -> int:
 
 def _kinds() -> dict[str, Any]:
     from llmbench.worker.case import compile_again, run_case, train_base
+    from llmbench.worker.lockstep import run_turns
     from llmbench.worker.measure.machine import describe_machine
     from llmbench.worker.measure.parity import measure_reference
     from llmbench.worker.measure.peaks import measure_peaks
@@ -79,4 +80,5 @@ def _kinds() -> dict[str, Any]:
         "reference": measure_reference,
         "case": run_case,
         "compile": compile_again,
+        "turns": run_turns,
     }

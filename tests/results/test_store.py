@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from llmbench.errors import UserError
+from llmbench.results.files import write_atomically
 from llmbench.results.schema import Record, Series
-from llmbench.results.store import RunFolder, slug, write_atomically
+from llmbench.results.store import RunFolder, slug
 from tests.factory import make_run, ok_record, planned
 
 EAGER, BF16 = planned("gpt-tiny", "eager"), planned("gpt-tiny", "bf16")

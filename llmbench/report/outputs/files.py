@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from llmbench.errors import UserError
-from llmbench.results.store import write_atomically
+from llmbench.results.files import write_atomically
 
 _HINT = "name a file in a folder that can be written"
 

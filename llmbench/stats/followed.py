@@ -11,8 +11,8 @@ from llmbench.stats.ratios import ratio_history
 def followed(history: History, name: str | None, reference: str | None) -> tuple[History, Metric]:
     """The runs, or the candidates of the comparisons, and the metric to follow.
 
-    Ratios come first, since what a machine does to a time it does to both sides of a comparison. Runs are not divided by
-    their eager cases unasked: those are no pinned base, and what slows all cases alike would not be seen any more.
+    Ratios come first, since what a machine does to a time it does to both sides of a comparison. Runs are not divided
+    by their eager cases unasked: those are no pinned base, and what slows all cases alike would not be seen any more.
 
     Args:
         name: of a metric; None to choose.

@@ -80,7 +80,7 @@ def _meta(history: History, found: Sequence[Trend], metric: Metric) -> list[str]
     machines = sorted({trend.machine for trend in found})
     suites = sorted({run.suite for run in history.runs if run.suite})
     return [
-        amount(history, metric),
+        *amount(history, metric).split(", "),
         count(len(found), "case"),
         *filter(None, [not_shown(history, metric)]),
         *machines[:2],

@@ -62,9 +62,7 @@ def _alarms(checks: SelfChecks) -> Line:
     if not checks.distrusted:
         return Line(told)
     chance = number(checks.p_value, 1)
-    return Line(
-        f"{told} (chance {chance}): do not believe the gate here until it is known what tells sides apart", True
-    )
+    return Line(f"{told} (chance {chance}): do not gate here until it is known what tells the sides apart", True)
 
 
 def _noise(checks: SelfChecks) -> Line:
@@ -80,9 +78,7 @@ def _noise(checks: SelfChecks) -> Line:
 
 
 def _order(order: OrderEffect) -> Line:
-    who = (
-        "the side that was started first is slower" if order.shift > 0 else "the side that was started first is faster"
-    )
+    who = f"the side that was started first is {'slower' if order.shift > 0 else 'faster'}"
     size = percent(math.expm1(abs(order.shift) / 2))
     if order.matters:
         return Line(f"{who} by {size} (chance {number(order.p_value, 1)})", True)

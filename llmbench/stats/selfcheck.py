@@ -61,7 +61,7 @@ class OrderEffect:
         sessions: of each order, base first and candidate first.
         shift: median difference of the logarithms of the step times, where the candidate was first less where the base
             was.
-        p_value: two-sided, Mann-Whitney. The order of start is random, so that sessions of other cases and nights may be
+        p_value: two-sided, Mann-Whitney. The order of start is random, so sessions of other cases and nights may be
             put together.
     """
 

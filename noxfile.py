@@ -52,6 +52,13 @@ def screenshots(session: nox.Session) -> None:
     session.run("python", "suites/screenshots.py", "--images", "docs/images", *session.posargs)
 
 
+@nox.session(name="gate-power")
+def gate_power(session: nox.Session) -> None:
+    """How often the gate of `ab` errs, and what it sees, on recorded sessions. `-- DIR`: theirs; see the script."""
+    session.install(*CONSTRAINTS, ".", "numpy", "scipy")
+    session.run("python", "suites/gate_power.py", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, and the contracts of who imports what."""

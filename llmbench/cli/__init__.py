@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from llmbench import __version__
+from llmbench.cli.ab import ab
 from llmbench.cli.compare import compare
 from llmbench.cli.doctor import doctor
 from llmbench.cli.history import history
@@ -47,6 +48,7 @@ app.command()(doctor)
 app.command()(run)
 app.command()(report)
 app.command()(compare)
+app.command()(ab)
 app.command()(history)
 app.command()(scan)
 app.command("list")(list_)

@@ -53,7 +53,7 @@ def compare(
     from llmbench.stats.comparison import Rules
     from llmbench.stats.judge import compare_sides
 
-    rules = Rules(_share("--equal-within", equal_within), _share("--fail-slower", fail_slower), strict, across_hardware)
+    rules = Rules(share("--equal-within", equal_within), share("--fail-slower", fail_slower), strict, across_hardware)
     check_writable(junit=junit, markdown=markdown, html=html)
     sides = load(base, cand)
     comparison = compare_sides(*sides, rules)
@@ -65,7 +65,7 @@ def compare(
     raise typer.Exit(comparison.exit_code)
 
 
-def _share(option: str, text: str) -> float:
+def share(option: str, text: str) -> float:
     """``5`` or ``5%`` as 0.05."""
     from llmbench.errors import UserError
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +92,7 @@ def run(
     if resume is not None:
         _only_resume(suite, workload, mode, world_size, data, out, change)
         raise typer.Exit(_resume(resume, outputs, progress))
-    python = _interpreter(python)
+    python = interpreter(python)
     cases, file = _cases(python, suite, workload, mode, world_size, change)
     if plan:
         _plan(cases, as_json)
@@ -155,7 +154,12 @@ def _only_resume(*others: object) -> None:
         raise UserError("--resume goes on with a run as it was begun", "leave the suite and the other choices out")
 
 
-def _interpreter(python: str) -> str:
+def interpreter(python: str) -> str:
+    """The absolute path of ``--python``.
+
+    Raises:
+        UserError: there is none.
+    """
     import shutil
 
     from llmbench.errors import UserError
@@ -219,25 +223,15 @@ def _resume(path: Path, outputs: Outputs, kind: ProgressKind) -> int:
 
 
 def _execute(session: Session) -> int:
-    """Runs the cases. Ctrl-C and SIGTERM (a scheduler's goodbye) end it early, and lose nothing that is finished."""
-
-    class Terminated(KeyboardInterrupt):
-        pass
-
-    def terminate(*_: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        records = session.execute()
-    except KeyboardInterrupt as reason:
-        session.interrupted()
-        return 128 + (signal.SIGTERM if isinstance(reason, Terminated) else signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    """Runs the cases."""
+    from llmbench.cli.interrupts import interruptible
     from llmbench.launch.session import broken
 
-    return CASE_FAILED if broken(records) else 0
+    with interruptible() as ending:
+        records = session.execute()
+        return CASE_FAILED if broken(records) else 0
+    session.interrupted()
+    return ending.code
 
 
 def _finish(folder: RunFolder, code: int, outputs: Outputs) -> int:

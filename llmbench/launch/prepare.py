@@ -195,16 +195,21 @@ def measured_peaks(
     return found["peaks"], found["bandwidth"]
 
 
-def describe(target: Target, device: str, log: Path, modes: Sequence[str] = ()) -> dict[str, Any]:
+def describe(
+    target: Target, device: str, log: Path, modes: Sequence[str] = (), *, every_package: bool = False
+) -> dict[str, Any]:
     """The machine as torch sees it.
 
     Args:
         modes: ingredients of modes; ``modes`` of the result says what each lacks there.
+        every_package: ``packages`` is to name all that is installed, not only what speed hangs on.
 
     Raises:
         UserError: the device cannot be used.
     """
-    outcome = target.run({"kind": "describe", "device": device, "modes": list(modes)}, log, PEAK_SECONDS)
+    outcome = target.run(
+        {"kind": "describe", "device": device, "modes": list(modes), "every_package": every_package}, log, PEAK_SECONDS
+    )
     if outcome.result is None:
         raise UserError(f"{target.python}: torch died when asked for its devices", "`llmbench doctor` finds the cause")
     if "error" in outcome.result:

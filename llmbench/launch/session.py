@@ -18,7 +18,7 @@ from llmbench.data.sources import load
 from llmbench.errors import UserError
 from llmbench.launch import record as records
 from llmbench.launch.compiled import CompiledCode
-from llmbench.launch.prepare import BaseError, Data, describe, lora_base, measured_peaks, parity_reference
+from llmbench.launch.prepare import BaseError, Data, OnProgress, describe, lora_base, measured_peaks, parity_reference
 from llmbench.launch.sampler import Sampler
 from llmbench.launch.target import Target, log_of
 from llmbench.launch.timeline import MemoryWatch
@@ -304,7 +304,7 @@ def start(request: Request, target: Target, progress: Progress) -> Session:
     """
     fresh = not request.out.exists()
     try:
-        data = _data(request.data, request.cases, progress)
+        data = load_data(request.data, request.cases, progress.preparing)
         progress.preparing("importing torch")
         (request.out / "logs").mkdir(parents=True, exist_ok=True)
         target.ready()
@@ -339,7 +339,7 @@ def resume(folder: RunFolder, run: Run, target: Target, progress: Progress) -> S
     Raises:
         UserError: the data or the environment is no longer what it was.
     """
-    data = _data(run.data.get("argument"), [from_plan(planned) for planned in run.cases], progress)
+    data = load_data(run.data.get("argument"), [from_plan(planned) for planned in run.cases], progress.preparing)
     known = {name: run.data.get(name, {}).get("sha256") for name in ("train", "valid")}
     if known != {"train": data.text.train.sha256, "valid": data.text.valid.sha256}:
         raise UserError(
@@ -359,8 +359,13 @@ def resume(folder: RunFolder, run: Run, target: Target, progress: Progress) -> S
     return Session(folder, run, target, data, progress)
 
 
-def _data(argument: str | None, cases: list[Case], progress: Progress) -> Data:
-    data = Data(load(argument), progress.preparing)
+def load_data(argument: str | None, cases: Sequence[Case], on_progress: OnProgress) -> Data:
+    """The text of ``--data``, cut for each of the cases.
+
+    Raises:
+        UserError: there is no such text, or it is too short.
+    """
+    data = Data(load(argument), on_progress)
     for case in cases:
         data.of(case)
     return data

@@ -37,6 +37,23 @@ VERDICTS = {
 
 URGENCY = list(VERDICTS)
 
+CHANGES = {
+    verdict.key: verdict
+    for verdict in (
+        Verdict("broken", "✖", "broken", "bad"),
+        Verdict("slower", "▼", "slower", "slow"),
+        Verdict("more", "▲", "more memory", "bad"),
+        Verdict("changed", "≠", "loss changed", "bad"),
+        Verdict("no base", "✖", "no base", "warn"),
+        Verdict("inconclusive", "?", "inconclusive", "muted"),
+        Verdict("faster", "▲", "faster", "fast"),
+        Verdict("less", "▼", "less memory", "fast"),
+        Verdict("declared", "≈", "loss within the margin", "good"),
+        Verdict("same", "=", "same", "good"),
+    )
+}
+"""What became of one thing between two sides, however they are compared; the most urgent first."""
+
 
 @dataclass(frozen=True)
 class Pill:

@@ -35,6 +35,9 @@ class Round(Part):
     base: Turn
     cand: Turn
 
+    def of(self, side: SideName) -> Turn:
+        return self.base if side == "base" else self.cand
+
 
 class Trained(Part):
     """What one side's process told at its end, beside its turns; or why it could not."""

@@ -80,6 +80,28 @@ def _last_byte(file: Any) -> bytes:
     return bytes(file.read(1))
 
 
+def inside(folder: Path, name: str | None) -> Path | None:
+    """A file of a folder by the name that a record gives; None for a name that leads out of the folder."""
+    if not name:
+        return None
+    try:
+        file = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or a loop of links
+        return None
+    return file if file.is_relative_to(folder.resolve()) else None
+
+
+def last_lines(file: Path | None, amount: int) -> list[str]:
+    """Of a text that somebody else wrote; none of a file that is not there."""
+    if file is None:
+        return []
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.splitlines()[-amount:]
+
+
 def parse(model: type[Model], text: bytes, file: Path) -> Model:
     try:
         return model.model_validate_json(text)

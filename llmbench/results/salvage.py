@@ -18,6 +18,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from llmbench.results.ab import AbSession
 from llmbench.results.schema import Error, PlannedCase, Record, Run, Status
 
 UNKNOWN = "unknown"
@@ -84,6 +85,17 @@ def run_of(text: bytes, file: Path) -> tuple[Run, list[str]]:
             raise
     run, more = _mended(Run, document, file.parent.name)
     return run, _told([*faults, *more], str(file))
+
+
+def session_of(line: bytes, file: Path, number: int) -> tuple[AbSession, list[str]]:
+    """Any line of ``sessions.jsonl`` as a session, and its damage, as of ``Recorded``."""
+    try:
+        return AbSession.model_validate_json(line), []
+    except ValidationError as error:
+        document, faults = _read(line, error)
+    whole = isinstance(document, dict)
+    session, missing = _mended(AbSession, document if whole else _guess(line), f"{file.name} line {number}")
+    return session, _told([*faults, *(missing if whole else [])], f"{file}, line {number}")
 
 
 def first_fault(error: ValidationError) -> str:
@@ -254,8 +266,14 @@ def _of_run(document: Any, name: str) -> dict[str, Any]:
     return {"id": name, "cases": [], "command": []} | dict.fromkeys(names, UNKNOWN) | dict.fromkeys(texts, "")
 
 
+def _of_session(document: Any, name: str) -> dict[str, Any]:
+    numbers = {"session": -1, "seed": 0, "seconds": 0.0}
+    return {"case": name, "first": "base", "base": {}, "cand": {}, "started_at": ""} | numbers
+
+
 _PLACEHOLDERS: dict[type[BaseModel], Callable[[Any, str], dict[str, Any]]] = {
     Record: _of_record,
     PlannedCase: _of_case,
     Run: _of_run,
+    AbSession: _of_session,
 }

@@ -8,7 +8,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from llmbench.errors import UserError
-from llmbench.results.files import append_line, numbered_lines, parse, torn, unreadable, write_atomically
+from llmbench.results.files import (
+    append_line,
+    inside,
+    last_lines,
+    numbered_lines,
+    parse,
+    torn,
+    unreadable,
+    write_atomically,
+)
 from llmbench.results.salvage import Recorded, record_of, run_of
 from llmbench.results.schema import Record, Run, Series
 
@@ -174,21 +183,8 @@ class RunFolder:
 
     def log_tail(self, record: Record, lines: int = 40) -> list[str]:
         """The last lines of the worker's stderr."""
-        file = self._inside(record.log)
-        if file is None:
-            return []
-        try:
-            text = file.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return []
-        return text.splitlines()[-lines:]
+        return last_lines(self._inside(record.log), lines)
 
     def _inside(self, name: str | None) -> Path | None:
         """A file of this run by the name that a record gives; None for a name that leads out of the run's folder."""
-        if not name:
-            return None
-        try:
-            file = (self.path / name).resolve()
-        except (OSError, ValueError, RuntimeError):  # a name that no file can have, or a loop of links
-            return None
-        return file if file.is_relative_to(self.path.resolve()) else None
+        return inside(self.path, name)

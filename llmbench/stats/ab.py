@@ -12,7 +12,7 @@ from typing import Literal
 
 from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, SideName
 from llmbench.stats.gates import LossChange, MemoryChange, loss_change, memory_change
-from llmbench.stats.lockstep import METRICS, Difference, Gate, differences, hopeless, judge, settled
+from llmbench.stats.lockstep import METRICS, Difference, Gate, differences, given_up, judge, settled
 from llmbench.stats.student import quantile
 from llmbench.suite.cases import from_plan
 
@@ -133,6 +133,12 @@ class AbComparison:
         return [row for row in self.rows if row.worse]
 
     @property
+    def false_alarms(self) -> list[Row]:
+        """Of a self-check, whose sides are the same: all that was told to differ."""
+        told = {*WORSE, "faster", "less"}
+        return [row for row in self.rows if self.ab.self_check and row.outcome in told]
+
+    @property
     def undecided(self) -> list[CaseVerdict]:
         return [case for case in self.cases if case.outcome in UNTOLD]
 
@@ -168,7 +174,7 @@ def judged(ab: Ab, case: AbCase, sessions: Sequence[AbSession]) -> CaseVerdict:
     if broken is not None:
         return CaseVerdict(case, [broken], sessions, design, over=True)
     gate = gate_of(ab)
-    values = [differences(one.rounds) for one in whole]
+    values = [value for one in whole if (value := differences(one.rounds))]
     times, over, reason = look(values, gate)
     rows = [
         Row(case.id, metric, found.verdict, found.sessions, seconds, time=found, reason=_open(found, reason))
@@ -194,17 +200,30 @@ def look(values: Sequence[Mapping[str, float]], gate: Gate) -> tuple[dict[Metric
         found = _at(values[:sessions], gate)
         if settled(list(found.values())):
             return found, True, None
-        if sessions > gate.looks[0] and any(
-            hopeless([value[metric] for value in values[:sessions]], gate) for metric in METRICS
-        ):
+        if given_up([[value[metric] for value in values[:sessions]] for metric in METRICS], gate):
             noise = max(one.noise for one in found.values())
-            return found, True, f"this machine is too noisy: sessions of the same code differ by {100 * noise:.2g} %"
+            return found, True, f"this machine is too noisy: sessions of the same code differ by {100 * noise:.3g} %"
     found = _at(values, gate)
     if len(values) >= gate.looks[-1]:
         return found, True, f"{gate.looks[-1]} sessions did not settle it"
-    if len(values) not in gate.looks:
-        found = {metric: _undecided(one) for metric, one in found.items()}
-    return found, False, f"{len(values)} sessions did not settle it yet; --resume adds more"
+    return found, False, f"{len(values)} sessions did not settle it yet"
+
+
+def course(ab: Ab, case: CaseVerdict, metric: Metric) -> tuple[list[float], list[Difference]]:
+    """How a time came to its verdict.
+
+    Returns:
+        The difference of each whole session, as ``differences`` gives it, and what was known at each look; the last is
+        what the verdict was made by.
+    """
+    whole = [one for one in case.sessions if one.whole and one.design == case.design]
+    values = [value[metric] for one in whole if (value := differences(one.rounds))]
+    row = case.row(metric)
+    if row is None or row.time is None:
+        return values, []
+    gate = gate_of(ab)
+    earlier = [judge(values[:look_], gate) for look_ in gate.looks if look_ < row.time.sessions]
+    return values, [*(one for one in earlier if one is not None), row.time]
 
 
 def _at(values: Sequence[Mapping[str, float]], gate: Gate) -> dict[Metric, Difference]:
@@ -213,22 +232,15 @@ def _at(values: Sequence[Mapping[str, float]], gate: Gate) -> dict[Metric, Diffe
     return {metric: one for metric, one in judged_.items() if one is not None}
 
 
-def _undecided(found: Difference) -> Difference:
-    """As it stands between two looks, at which nothing is decided."""
-    return Difference(
-        "inconclusive", found.ratio, found.low, found.high, found.sessions, found.noise, found.smallest_slowdown
-    )
-
-
 def _open(found: Difference, reason: str | None) -> str | None:
     return reason if found.verdict == "inconclusive" else None
 
 
 def _broken(case: str, sessions: Sequence[AbSession], whole: int, seconds: float) -> Row | None:
-    """The first failure of a candidate, else of a base: a rerun does not make it undone."""
-    outcomes: dict[SideName, Outcome] = {"cand": "broken", "base": "no base"}
-    for side, outcome in outcomes.items():
-        for session in sessions:
+    """The first failure: a rerun does not make it undone. Where both fail, nobody can tell what the candidate broke."""
+    outcomes: dict[SideName, Outcome] = {"base": "no base", "cand": "broken"}
+    for session in sessions:
+        for side, outcome in outcomes.items():
             trained = session.of(side)
             if trained.error and not (trained.status == _OUT_OF_MEMORY and session.design == "lockstep"):
                 many = sum(one.of(side).error is not None for one in sessions)

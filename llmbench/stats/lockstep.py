@@ -2,28 +2,36 @@
 
 A session is a pair of fresh processes, and the unit of every test: its steps are as alike as the processes are. Each
 session gives two differences of logarithms (candidate over base), the steady and the total one, see ``differences``.
-They are looked at after a few sessions, and again after more, so that the comparison ends as soon as the verdict is in:
-the more looks, the further a difference has to stand out at each (``boundary``).
+They are looked at after a few sessions, and again after each that follows, so that the comparison ends as soon as the
+verdict is in: the more looks, the further a difference has to stand out at each (``boundary``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median, stdev
+from statistics import fmean
 from typing import Literal
 
-from llmbench.results.ab import Round
+from llmbench.results.ab import Round, Turn
 from llmbench.stats.sequential import LOOKS, boundary
 from llmbench.stats.student import quantile
 
 Verdict = Literal["faster", "same", "slower", "inconclusive"]
 
 METRICS = ("step", "total")
-LEAST_SPREAD = 0.001  # of the difference between sessions: a few that agree by chance are not to be believed
 POWER = 0.80  # of the smallest slowdown that is told beside a verdict
-HOPELESS = 3.0  # times the most sessions: who would need more than that for a verdict need not wait for one
+
+SHORTEST, LONGEST = 1e-9, 1e9  # seconds: what a clock can tell; records may claim anything
+CALM = 0.1  # spread (of logarithms) within the turns of a round, with which the round counts half
+LEAST_SPREAD = 0.001  # of the difference between sessions: a few that agree by chance are not to be believed
+SPEEDS = 4  # a process that has two speeds, by luck, is the slower one of its session once in so many
+
+HOPELESS = 5.0  # times the most sessions: who would need more than that for a verdict need not wait for one
+ENOUGH_TO_GIVE_UP = 8  # sessions: fewer do not tell how noisy a machine is
+
+_FARTHEST = 700.0  # logarithm of the largest ratio that a float can hold
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,8 @@ class Gate:
     Attributes:
         tolerance: slowdown (share of the time) that is none.
         limit: slowdown that must not pass as the same.
-        alpha: largest chance that anything in the whole comparison is called slower, or faster, although it is not.
+        alpha: largest chance that anything in the whole comparison is called slower although it is not; as much again
+            that it is called faster.
         beta: largest chance that a case that is slower by ``limit`` is called the same.
         comparisons: cases over which alpha is split.
         looks: numbers of sessions after which to look.
@@ -51,6 +60,16 @@ class Gate:
         """The part of alpha that one metric of one case has."""
         return self.alpha / (len(METRICS) * self.comparisons)
 
+    @property
+    def earliest(self) -> int:
+        """Sessions before which nothing is called slower or faster.
+
+        Student's t trusts three values that agree, and so does not know of processes that are fast or slow by luck (of
+        where their memory lies, say). All sessions agree by that luck with 1 in ``SPEEDS`` to the power of their
+        number, which must be less than alpha's share.
+        """
+        return max(self.looks[0], math.ceil(math.log(1 / self.share, SPEEDS)))
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -58,10 +77,10 @@ class Difference:
 
     Attributes:
         ratio: above 1 is slower.
-        low, high: what the verdict was made by: it is ``slower`` if ``low`` is above 1 + tolerance, ``faster`` if
-            ``high`` is below 1 - tolerance, ``same`` if ``high`` is below 1 + limit.
+        low, high: what the verdict is read from: ``slower`` if ``low`` is above 1 + tolerance; else ``faster`` if
+            ``high`` is below 1 / (1 + tolerance); else ``same`` if ``high`` is below 1 + limit; else ``inconclusive``.
         noise: standard deviation from session to session, as a share.
-        smallest_slowdown: share of the time that would have been called slower four times in five.
+        smallest_slowdown: share of the time that would have been called slower four times in five, had it been there.
     """
 
     verdict: Verdict
@@ -76,24 +95,38 @@ class Difference:
 def differences(rounds: Sequence[Round]) -> dict[str, float]:
     """What one session says: candidate over base, as a difference of logarithms, by metric.
 
-    ``step``: the median over the rounds of the fastest step of a turn against the fastest of the other's: what others
-    do to the machine falls on few steps, and on both sides. It does not see slow steps that are rare.
+    ``step``: of each round the fastest step of a turn against the fastest of the other's: what others do to the machine
+    falls on few steps, and on both sides. Of the rounds the weighted median: a turn whose steps differ among each other
+    was disturbed, and says less. It does not see slow steps that are rare.
     ``total``: all that was spent in the turns, which sees them: CPU time and time asleep where both are known (the
     wall's less that spent waiting for a CPU), else CPU time, else the wall's.
+
+    Rounds without a finite time of a step on each side tell nothing; of none that does, the answer is empty.
     """
-    steady = median(math.log(min(one.cand.steps) / min(one.base.steps)) for one in rounds)
-    turns = [(one.base, one.cand) for one in rounds]
-    if all(turn.waited is not None for pair in turns for turn in pair):
-        spent = [[max(turn.wall - (turn.waited or 0.0), 0.0) for turn in pair] for pair in turns]
-    elif all(turn.cpu for pair in turns for turn in pair):
-        spent = [[turn.cpu or 0.0 for turn in pair] for pair in turns]
-    else:
-        spent = [[turn.wall for turn in pair] for pair in turns]
-    return {"step": steady, "total": math.log(sum(cand for _, cand in spent) / sum(base for base, _ in spent))}
+    told = [one for one in rounds if _tells(one.base) and _tells(one.cand)]
+    if not told:
+        return {}
+    ratios = [math.log(_fastest(one.cand) / _fastest(one.base)) for one in told]
+    weights = [1 / (CALM + _unrest(one.base) + _unrest(one.cand)) for one in told]
+    base, cand = (_spent([one.of(side) for one in told], _clock(told)) for side in ("base", "cand"))
+    return {"step": weighted_median(ratios, weights), "total": math.log(cand / base)}
+
+
+def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The value with half of the weight on each side; the mean of two if it is exactly half.
+
+    Args:
+        values: one or more.
+        weights: of each, above 0.
+    """
+    pairs = sorted(zip(values, weights, strict=True))
+    return (_first_half(pairs) + _first_half(pairs[::-1])) / 2
 
 
 def judge(values: Sequence[float], gate: Gate) -> Difference | None:
     """One metric after so many sessions; None of fewer than two.
+
+    Nothing is decided before the first look of the gate.
 
     Args:
         values: of each session, as ``differences`` gives them.
@@ -101,21 +134,25 @@ def judge(values: Sequence[float], gate: Gate) -> Difference | None:
     if len(values) < 2:
         return None
     sessions = len(values)
-    centre, spread = fmean(values), max(stdev(values), LEAST_SPREAD)
+    centre, spread = _summary(values)
     error = spread / math.sqrt(sessions)
     strict, loose = (boundary(level, sessions, gate.looks) * error for level in (gate.share, gate.beta))
-    slower = centre - strict > math.log1p(gate.tolerance)
-    faster = centre + strict < math.log1p(-gate.tolerance)
-    same = centre + loose < math.log1p(gate.limit)
-    needed = strict + quantile(POWER, sessions - 1) * error
+    tolerance, limit = math.log1p(gate.tolerance), math.log1p(gate.limit)
+    low, high = centre - strict, max(centre + loose, min(centre + strict, -tolerance))
+    if sessions < gate.earliest:
+        low, high = min(low, tolerance), max(high, -tolerance)
+    if sessions < gate.looks[0]:
+        high = max(high, limit)
+    slower, faster = low > tolerance, high < -tolerance
+    verdict: Verdict = "slower" if slower else "faster" if faster else "same" if high < limit else "inconclusive"
     return Difference(
-        verdict="slower" if slower else "faster" if faster else "same" if same else "inconclusive",
+        verdict=verdict,
         ratio=_exp(centre),
-        low=_exp(centre - strict),
-        high=_exp(centre + (strict if faster else loose)),
+        low=_exp(low),
+        high=_exp(high),
         sessions=sessions,
-        noise=math.expm1(min(spread, 700.0)),
-        smallest_slowdown=(1 + gate.tolerance) * _exp(needed) - 1,
+        noise=_exp(spread) - 1,
+        smallest_slowdown=_smallest_slowdown(spread, sessions, verdict, gate),
     )
 
 
@@ -126,9 +163,15 @@ def settled(found: Sequence[Difference]) -> bool:
 
 
 def hopeless(values: Sequence[float], gate: Gate) -> bool:
-    """Whether this machine is too noisy: a verdict would take many times the sessions that there can be."""
+    """Whether this machine is too noisy for this metric: a verdict would take many times the sessions there can be.
+
+    Args:
+        values: of each session so far. A few do not tell, and are never hopeless.
+    """
+    if len(values) < ENOUGH_TO_GIVE_UP:
+        return False
     most = gate.looks[-1]
-    centre, spread = fmean(values), max(stdev(values), LEAST_SPREAD)
+    centre, spread = _summary(values)
     to_slower = (centre - math.log1p(gate.tolerance), boundary(gate.share, most, gate.looks))
     to_same = (math.log1p(gate.limit) - centre, boundary(gate.beta, most, gate.looks))
     needed = [
@@ -139,5 +182,83 @@ def hopeless(values: Sequence[float], gate: Gate) -> bool:
     return min(needed, default=math.inf) > HOPELESS * most
 
 
+def given_up(metrics: Iterable[Sequence[float]], gate: Gate) -> bool:
+    """Whether to end a case without a verdict: something is open, and all that is open is hopeless.
+
+    Args:
+        metrics: the values of each metric, of each session so far.
+    """
+    still_open = [
+        values for values in metrics if (found := judge(values, gate)) is None or found.verdict == "inconclusive"
+    ]
+    return bool(still_open) and all(hopeless(values, gate) for values in still_open)
+
+
+def _tells(turn: Turn) -> bool:
+    return bool(turn.steps) and all(math.isfinite(value) for value in (*turn.steps, turn.wall))
+
+
+def _seconds(value: float) -> float:
+    return min(max(value, SHORTEST), LONGEST)
+
+
+def _fastest(turn: Turn) -> float:
+    return _seconds(min(turn.steps))
+
+
+def _unrest(turn: Turn) -> float:
+    """How far the steps of a turn lie apart, as a logarithm."""
+    return math.log(_seconds(max(turn.steps)) / _fastest(turn))
+
+
+def _clock(rounds: Sequence[Round]) -> Literal["awake", "cpu", "wall"]:
+    """The best that all turns of a session have."""
+    turns = [turn for one in rounds for turn in (one.base, one.cand)]
+    if all(turn.waited is not None and math.isfinite(turn.waited) for turn in turns):
+        return "awake"
+    return "cpu" if all(turn.cpu and math.isfinite(turn.cpu) for turn in turns) else "wall"
+
+
+def _spent(turns: Sequence[Turn], clock: Literal["awake", "cpu", "wall"]) -> float:
+    if clock == "cpu":
+        return math.fsum(_seconds(turn.cpu or 0.0) for turn in turns)
+    return math.fsum(_seconds(turn.wall - (turn.waited or 0.0 if clock == "awake" else 0.0)) for turn in turns)
+
+
+def _first_half(pairs: Sequence[tuple[float, float]]) -> float:
+    """The first value up to which there is half of the weight."""
+    half, so_far = math.fsum(weight for _, weight in pairs) / 2, 0.0
+    for value, weight in pairs:
+        so_far += weight
+        if so_far >= half * (1 - 1e-12):
+            return value
+    return pairs[-1][0]
+
+
+def _summary(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation, the latter not below what is believed."""
+    kept = [min(max(value, -_FARTHEST), _FARTHEST) for value in values]
+    centre = fmean(kept)
+    variance = math.fsum((value - centre) * (value - centre) for value in kept) / (len(kept) - 1)
+    return centre, max(math.sqrt(variance), LEAST_SPREAD)
+
+
+def _smallest_slowdown(spread: float, sessions: int, verdict: Verdict, gate: Gate) -> float:
+    """What would have been called slower four times in five, as a share of the time.
+
+    After so many sessions, that stands out by its boundary. Where the verdict is ``same``, a slowdown of the limit
+    would not have let it end here, and would have been seen by the last look.
+    """
+
+    def seen_after(number: int) -> float:
+        stands_out = boundary(gate.share, number, gate.looks) + quantile(POWER, number - 1)
+        return (1 + gate.tolerance) * _exp(stands_out * spread / math.sqrt(number)) - 1
+
+    now = seen_after(sessions)
+    if verdict != "same":
+        return now
+    return min(now, max(gate.limit, seen_after(max(sessions, gate.looks[-1]))))
+
+
 def _exp(value: float) -> float:
-    return math.exp(min(value, 700.0))
+    return math.exp(min(value, _FARTHEST))

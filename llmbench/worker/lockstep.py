@@ -49,6 +49,6 @@ def run_turns(job: dict[str, Any], events: Events) -> dict[str, Any]:
     enter(events, "timed")
     load.start()
     turns.serve(trainer.step, device, warm_up)
-    found = {"load": load.stop(), "memory": memory.read(), "losses": case.losses(), "facts": case.facts}
+    found = {"load": load.stop(), "memory": memory.read(), "losses": case.losses()[: trainer.done], "facts": case.facts}
     world.leave()
     return found | {"rank": {"rank": world.rank, "memory": found["memory"]}}

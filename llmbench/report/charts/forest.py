@@ -37,19 +37,32 @@ class Effect:
     text: str
 
 
-def forest(title: str, rows: Sequence[Effect], equal_within: float, *, width: int = 1100) -> Markup:
+def forest(
+    title: str,
+    rows: Sequence[Effect],
+    equal_within: float,
+    *,
+    limit: float | None = None,
+    ends: tuple[str, str] = ("▼ slower", "faster ▲"),
+    width: int = 1100,
+) -> Markup:
     """Changes on one logarithmic axis; an interval that leaves it ends in an arrow head.
 
     Args:
         equal_within: half the width of the band, as a share.
+        limit: a share above which something must not lie; drawn as a line.
+        ends: what stands at the left and at the right end of the axis.
     """
     tall = _TOP + ROW * len(rows) + _BOTTOM
     left = min(_LABELS, max((text_width(row.name) for row in rows), default=0)) + 12
     right = width - max((text_width(row.text) for row in rows), default=0) - 16
-    low, high = _domain(rows, equal_within)
+    low, high = _domain(rows, max(equal_within, 0.5 * (limit or 0.0)))
     x = Scale(math.exp(low), math.exp(high), left, right, log=True)
     floor = tall - _BOTTOM
-    drawn: list[str] = [_band(x, equal_within, floor), *_axis(x, floor)]
+    drawn: list[str] = [_band(x, equal_within, floor), *_axis(x, floor, ends)]
+    if limit is not None and x.low < 1 + limit < x.high:
+        at = x(1 + limit)
+        drawn.append(rule(at, 0, at, floor, class_="baseline", stroke=MUTED, stroke_dasharray="8 4"))
     for index, row in enumerate(rows):
         drawn += _effect(row, _TOP + ROW * (index + 0.5), x, left, right)
     described = "; ".join(f"{row.name}: {row.text}" for row in rows)
@@ -74,14 +87,14 @@ def _band(x: Scale, equal_within: float, floor: float) -> Markup:
     return element("rect", x=begin, y=0, width=max(1.0, end - begin), height=floor, fill=_BAND, class_="band")
 
 
-def _axis(x: Scale, floor: float) -> Iterator[Markup]:
+def _axis(x: Scale, floor: float, ends: tuple[str, str]) -> Iterator[Markup]:
     yield rule(x.start, floor, x.end, floor, class_="axis", stroke=MUTED)
     for tick in _ticks(x):
         at = x(1 + tick)
         yield rule(at, 0, at, floor) if tick else rule(at, 0, at, floor, class_="axis", stroke=MUTED)
         yield label(at, floor + 13, _tick(tick), anchor="middle", muted=True)
-    yield label(x.start, floor + 30, "▼ slower", muted=True)
-    yield label(x.end, floor + 30, "faster ▲", anchor="end", muted=True)
+    yield label(x.start, floor + 30, ends[0], muted=True)
+    yield label(x.end, floor + 30, ends[1], anchor="end", muted=True)
 
 
 def _tick(change: float) -> str:

@@ -16,7 +16,7 @@ from llmbench.report.charts.labels import apart
 from llmbench.report.charts.scale import Scale
 from llmbench.report.format import number, printable, short, shorten
 from llmbench.report.palette import Ink
-from llmbench.report.svg import FONT_SIZE, MUTED, chart, element, label, polyline, rule, text_width
+from llmbench.report.svg import FONT_SIZE, INK, MUTED, chart, element, label, polyline, rule, text_width
 
 _SMOOTH_FROM = 60  # steps; shorter curves are drawn as they are
 _POINTS = 90  # kept of one curve, besides its spikes: one for every three pixels or so
@@ -66,9 +66,19 @@ def smoothing_window(curves: Sequence[Curve]) -> int | None:
 
 
 def lines(
-    title: str, curves: Sequence[Curve], references: Sequence[Reference] = (), *, width: int = 430, tall: int = 200
+    title: str,
+    curves: Sequence[Curve],
+    references: Sequence[Reference] = (),
+    *,
+    marked: tuple[int, str] | None = None,
+    width: int = 430,
+    tall: int = 200,
 ) -> Markup:
-    """The curves on one axis, decimated so that no spike is lost; the bold line is a running median."""
+    """The curves on one axis, decimated so that no spike is lost; the bold line is a running median.
+
+    Args:
+        marked: a step, and what happened there.
+    """
     values = _all_values(curves, references)
     steps = max((len(curve.values) for curve in curves), default=1) - 1
     log = wants_log(curves, references)
@@ -86,7 +96,19 @@ def lines(
     for curve in curves:
         drawn += _curve(curve, x, y, window)
     drawn += _losses_of_finiteness(curves, x)
-    return chart(width, tall, title, _describe(curves, references), *drawn)
+    said = _describe(curves, references)
+    if marked and 0 <= marked[0] <= steps:
+        drawn += _marked(*marked, x, tall - 28)
+        said += f"; {marked[1]}"
+    return chart(width, tall, title, said, *drawn)
+
+
+def _marked(step: int, text: str, x: Scale, floor: float) -> Iterator[Markup]:
+    """A line down to a step, and its words at the side that has room for them."""
+    at = x(step)
+    yield rule(at, 10, at, floor, class_="whisker", stroke=INK, stroke_dasharray="3 2")
+    room = x.end - at > text_width(text) + 6
+    yield label(at + (6 if room else -6), 20, text, anchor=None if room else "end")
 
 
 def _domain(values: Sequence[float], log: bool) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmbench.report.environment import every_key, summary
@@ -38,7 +38,11 @@ class Environments:
 
 def environments(base: Sequence[Run], cand: Sequence[Run]) -> Environments:
     """Every key that any run recorded, apart from those that are a run's own."""
-    sides = [[dict(every_key(run)) for run in side] for side in (base, cand)]
+    return held_against(*([dict(every_key(run)) for run in side] for side in (base, cand)))
+
+
+def held_against(*sides: Sequence[Mapping[str, str]]) -> Environments:
+    """Two sides of one or more flat environments each."""
     keys = dict.fromkeys(key for side in sides for run in side for key in run if key not in _OF_EACH_RUN)
     found = {key: [list(dict.fromkeys(run.get(key, NOTHING) for run in side)) for side in sides] for key in keys}
     same = [(key, values[0][0]) for key, values in found.items() if len({*values[0], *values[1]}) == 1]

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from llmbench.report.format import count, number, percent, signed_percent
-from llmbench.report.verdict import Pill, Verdict
+from llmbench.report.verdict import CHANGES, Pill, Verdict
 from llmbench.stats.comparison import Comparison, Row
 
 OUTCOMES = {
     verdict.key: verdict
     for verdict in (
         Verdict("broken", "✖", "broken now", "bad"),
-        Verdict("slower", "▼", "slower", "slow"),
-        Verdict("inconclusive", "?", "inconclusive", "muted"),
+        CHANGES["slower"],
+        CHANGES["inconclusive"],
         Verdict("incomparable", "≠", "not comparable", "warn"),
         Verdict("only base", "○", "only in BASE", "warn"),
         Verdict("not run", "○", "not run any more", "warn"),
         Verdict("still broken", "–", "broken on both sides", "muted"),
         Verdict("only cand", "○", "only in CAND", "muted"),
-        Verdict("faster", "▲", "faster", "fast"),
+        CHANGES["faster"],
         Verdict("fixed", "✓", "fixed", "fast"),
-        Verdict("same", "=", "same", "good"),
+        CHANGES["same"],
     )
 }
 """The most urgent first."""

@@ -41,8 +41,21 @@ def describe_machine(job: dict[str, Any], events: Events) -> dict[str, Any]:
         },
         "devices": _devices(device),
         "modes": _modes(device, job.get("modes", [])),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": _every_package() if job.get("every_package") else _packages(),
     }
+
+
+def _packages() -> dict[str, str]:
+    return {name: version for name in PACKAGES if (version := _version(name))}
+
+
+def _every_package() -> dict[str, str]:
+    """All that is installed; of two of one name the one that is imported, as it is found first."""
+    found: dict[str, str] = {}
+    for one in metadata.distributions():
+        if name := one.metadata["Name"]:
+            found.setdefault(name, one.version)
+    return dict(sorted(found.items()))
 
 
 def _modes(device: Device, names: list[str]) -> dict[str, str | None]:

@@ -1,0 +1,108 @@
+"""An A/B comparison as one JSON document: what ``--json`` prints, and what the page carries."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from llmbench.report.ab import verdicts
+from llmbench.report.ab.environment import environments
+from llmbench.report.page import plain_json
+from llmbench.results.ab import AbSession, AbSide
+from llmbench.stats.ab import AbComparison, CaseVerdict, LossMargin, Row
+from llmbench.stats.lockstep import differences
+
+
+def ab_document(comparison: AbComparison) -> dict[str, Any]:
+    """Verdict, rules, sides, a record for each case and metric, and each session in a few numbers.
+
+    Ratios are of the candidate over the base: above 1 it takes more. What is not finite is null.
+    """
+    ab = comparison.ab
+    found = environments(ab)
+    told = {
+        "id": ab.id,
+        "title": verdicts.title(comparison),
+        "gate": verdicts.gate(comparison),
+        "exit_code": comparison.exit_code,
+        "self_check": ab.self_check,
+        "false_alarms": len(comparison.false_alarms),
+        "failures": [
+            {"case": row.case, "metric": row.metric, "failure": verdicts.failure(row)} for row in comparison.failures
+        ],
+        "counts": dict(comparison.counts),
+        "rules": ab.gate.model_dump() | {"strict": comparison.strict},
+        "suite": ab.suite,
+        "device": ab.device,
+        "seed": ab.seed,
+        "command": ab.command,
+        "started_at": ab.started_at,
+        "base": _side(ab.base),
+        "cand": _side(ab.cand),
+        "environment": {"keys": found.total, "differs": [asdict(one) for one in found.differs]},
+        "records": [record(case, row) for case in comparison.cases for row in case.rows],
+        "cases": [_case(case) for case in comparison.cases],
+    }
+    finite: dict[str, Any] = json.loads(plain_json(told))
+    return finite
+
+
+def record(case: CaseVerdict, row: Row) -> dict[str, Any]:
+    """One metric of one case; its estimate and interval as ratios of time, of bytes or of the final loss."""
+    time, loss = row.time, row.loss
+    margin = loss if isinstance(loss, LossMargin) else None
+    estimates = (time and time.ratio, row.memory and row.memory.ratio, margin and 1 + margin.value)
+    return {
+        "case": row.case,
+        "metric": row.metric,
+        "verdict": row.outcome,
+        "worse": row.worse,
+        "estimate": next((value for value in estimates if value is not None), None),
+        "low": time.low if time else 1 + margin.low if margin else None,
+        "high": time.high if time else 1 + margin.high if margin else None,
+        "sessions": verdicts.sessions(row),
+        "seconds": row.seconds,
+        "noise": time and time.noise,
+        "smallest_slowdown": time and time.smallest_slowdown,
+        "reason": row.reason,
+        "design": case.design,
+        "memory": row.memory and asdict(row.memory),
+        "loss": loss and asdict(loss),
+    }
+
+
+def _case(case: CaseVerdict) -> dict[str, Any]:
+    return {
+        "case": case.case.id,
+        "modes": [case.case.base.mode, case.case.cand.mode],
+        "verdict": case.outcome,
+        "design": case.design,
+        "over": case.over,
+        "seconds": case.seconds,
+        "sessions": [_session(one) for one in case.sessions],
+    }
+
+
+def _session(one: AbSession) -> dict[str, Any]:
+    """Its differences are of logarithms, candidate over base."""
+    return {
+        "session": one.session,
+        "whole": one.whole,
+        "design": one.design,
+        **(differences(one.rounds) if one.whole else {}),
+        "rounds": len(one.rounds),
+        "seed": one.seed,
+        "first": one.first,
+        "cpus": one.cpus,
+        "load_1min": one.load_1min,
+        "preempted": [one.base.preempted, one.cand.preempted],
+        "seconds": one.seconds,
+        "status": [one.base.status, one.cand.status],
+    }
+
+
+def _side(side: AbSide) -> dict[str, Any]:
+    return {"label": side.label, "asked": side.asked, "kind": side.kind, "python": side.python} | {
+        "git": side.git and side.git.model_dump()
+    }

@@ -1,0 +1,200 @@
+"""What became of each metric, in symbols and words, and the verdict over all of them in one line.
+
+Every ratio is of time, memory or loss, candidate over base: so "+5.2 % time" is slower.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from llmbench.report.format import NOTHING, count, duration, number, percent, signed_percent, size
+from llmbench.report.verdict import CHANGES, Pill, Verdict
+from llmbench.stats.ab import BASE_FAILED, OUTCOMES, UNTOLD, WORSE, AbComparison, CaseVerdict, LossMargin, Outcome, Row
+from llmbench.stats.gates import LossChange
+
+METRICS = {"step": "typical step", "total": "all time", "memory": "peak memory", "loss": "loss"}
+"""``step`` does not see slow steps that are rare; ``total`` does."""
+
+_MOST_NAMED = 3
+_IN_TITLE = {"more": "with more memory", "less": "with less memory", "changed": "with a changed loss"}
+_NO_NUMBER = 1e12  # a ratio beyond tells nothing but that it is beyond
+
+
+def verdict_of(row: Row) -> Verdict:
+    """Of a metric: a loss or a memory is not more than once named as such."""
+    verdict = CHANGES[row.outcome]
+    words = {"more": "more", "less": "less", "changed": "changed", "declared": "within margin"}
+    return Verdict(verdict.key, verdict.symbol, words.get(row.outcome, verdict.word), verdict.tone)
+
+
+def verdict_of_case(case: CaseVerdict) -> Verdict:
+    return CHANGES[case.outcome]
+
+
+def case_counts(comparison: AbComparison) -> dict[Outcome, int]:
+    """How many cases have which outcome: of what is worse every one, else the most urgent of the case."""
+    found = dict.fromkeys(OUTCOMES, 0)
+    for case in comparison.cases:
+        for outcome in {row.outcome for row in case.rows if row.worse} or {case.outcome}:
+            found[outcome] += 1
+    return {outcome: amount for outcome, amount in found.items() if amount}
+
+
+def title(comparison: AbComparison) -> str:
+    """``1 slower, 1 with more memory, 5 same``; of a self-check how many of its verdicts are wrong."""
+    counts = case_counts(comparison)
+    said = ", ".join(f"{amount} {_IN_TITLE.get(key, CHANGES[key].word)}" for key, amount in counts.items())
+    said = said or "nothing to compare"
+    if not comparison.ab.self_check:
+        return said
+    alarms = len(comparison.false_alarms)
+    return f"self-check: {count(alarms, 'false alarm') if alarms else 'no false alarm'}, {said}"
+
+
+def pills(comparison: AbComparison) -> list[Pill]:
+    """How many cases ended how."""
+    found = case_counts(comparison).items()
+    return [
+        Pill(CHANGES[key].symbol, f"{amount} {_IN_TITLE.get(key, CHANGES[key].word)}", CHANGES[key].tone)
+        for key, amount in found
+    ]
+
+
+def gate(comparison: AbComparison) -> str:
+    """What the gate says, in one line; it agrees with the exit code."""
+    code, untold = comparison.exit_code, count(len(comparison.undecided), "case")
+    if comparison.failures:
+        cases = len({row.case for row in comparison.failures})
+        return f"failed: {count(cases, 'case')} got worse: {_named(comparison.failures)}"
+    if code == BASE_FAILED:
+        failed = sum(case.outcome == "no base" for case in comparison.cases)
+        return f"not judged: the base could not be run in {count(failed, 'case')}"
+    if code:
+        return f"failed: --strict, and {untold} could not be told" if comparison.cases else "failed: --strict, no case"
+    if not comparison.cases:
+        return "passed: no case"
+    return f"passed; {untold} could not be told" if comparison.undecided else "passed"
+
+
+def symbol(comparison: AbComparison) -> str:
+    """Of the gate: passed, passed with open questions, or not passed."""
+    if comparison.exit_code:
+        return "✖"
+    return "?" if comparison.undecided or not comparison.cases else "✓"
+
+
+def _named(rows: Sequence[Row]) -> str:
+    """``step of gpt-tiny/eager/ws1``, each; of many the first."""
+    names = [f"{row.metric if row.outcome != 'broken' else 'run'} of {row.case}" for row in rows[:_MOST_NAMED]]
+    more = [f"{len(rows) - _MOST_NAMED} more"] if len(rows) > _MOST_NAMED else []
+    return ", ".join([*names, *more])
+
+
+def rule(comparison: AbComparison) -> str:
+    """What makes the gate fail, as a sentence."""
+    told = comparison.ab.gate
+    loss = "has another loss"
+    if told.loss_margin is not None:
+        loss = f"has a final loss further off than {round_percent(told.loss_margin)}"
+    strict = ", or cannot be told" if comparison.strict else ""
+    return (
+        f"It fails if a case is slower by more than {round_percent(told.tolerance)}, takes more memory, {loss}, "
+        f"or breaks{strict}"
+    )
+
+
+def round_percent(share: float) -> str:
+    """A share that somebody chose: ``2 %``, ``2.5 %``."""
+    return f"{100 * share:g} %"
+
+
+def failure(row: Row) -> str:
+    """What got worse, in a line: ``step slower: +5.2 % time [+3.1, +7.4]``."""
+    if row.outcome == "broken":
+        return f"broken: {row.reason}" if row.reason else "broken"
+    told = " ".join(filter(None, (f"{row.metric} {verdict_of(row).word}: {estimate(row)}", interval(row))))
+    return f"{told} ({row.reason})" if row.reason else told
+
+
+def estimate(row: Row) -> str:
+    """``+5.2 % time``, ``+8.0 % of 1.21 GiB``, ``0.083 from step 12``; empty where nothing was measured."""
+    if row.time:
+        return f"{_change(row.time.ratio)} time"
+    if row.memory:
+        return f"{signed_percent(row.memory.ratio - 1)} of {size(row.memory.base)}"
+    if isinstance(row.loss, LossMargin):
+        return f"{_change(1 + row.loss.value)} final loss"
+    return _loss(row.loss) if row.loss else ""
+
+
+def _loss(loss: LossChange) -> str:
+    if loss.verdict == "bitwise":
+        return "bitwise"
+    off = "not finite" if loss.value is None or not math.isfinite(loss.value) else f"{number(loss.value, 2)} off"
+    return f"{off} from step {loss.step}" if loss.step is not None else off
+
+
+def interval(row: Row) -> str:
+    """``[+3.1, +7.4]`` in percent."""
+    if row.time:
+        ends = row.time.low, row.time.high
+    elif isinstance(row.loss, LossMargin):
+        ends = 1 + row.loss.low, 1 + row.loss.high
+    else:
+        return ""
+    return "[{}, {}]".format(*(_change(end).removesuffix(" %") for end in ends))
+
+
+def _change(ratio: float) -> str:
+    """``+5.2 %``; what no clock could tell is told as such."""
+    if not abs(ratio) < _NO_NUMBER:
+        return "NaN" if ratio != ratio else "∞"
+    return signed_percent(ratio - 1)
+
+
+def sessions(row: Row) -> int:
+    """On which the verdict stands: times are judged at the look that settled them."""
+    return row.time.sessions if row.time else row.sessions
+
+
+def seconds(row: Row) -> str:
+    return duration(row.seconds) if row.seconds else NOTHING
+
+
+def noise(row: Row) -> str:
+    """From session to session."""
+    return percent(min(row.time.noise, _NO_NUMBER)) if row.time else ""
+
+
+def could_see(row: Row) -> str:
+    """``≥ 3.6 %``"""
+    if row.time is None:
+        return ""
+    return f"≥ {percent(row.time.smallest_slowdown)}" if row.time.smallest_slowdown < 10 else "≥ 10×"
+
+
+def question(case: CaseVerdict, row: Row) -> str:
+    """Why nothing can be told of a metric, and what to do about it."""
+    return f"{row.reason or 'it is open'}: {_remedy(case, row)}"
+
+
+def _remedy(case: CaseVerdict, row: Row) -> str:
+    if row.outcome == "no base":
+        return "make the base run; its log says more"
+    if case.over:
+        return "more sessions would not tell; compare anew on a quieter machine"
+    return "`--resume DIR` adds sessions, a longer `--budget` more of them"
+
+
+def open_rows(case: CaseVerdict) -> list[Row]:
+    return [row for row in case.rows if row.outcome in UNTOLD]
+
+
+def decisive(case: CaseVerdict) -> Row | None:
+    """The row that the case's verdict is of; of times that are alike, the larger difference."""
+    rows = [row for row in case.rows if row.outcome == case.outcome]
+    timed = [row for row in rows if row.time]
+    if timed and timed == rows[: len(timed)]:
+        return max(timed, key=lambda row: row.time.ratio if row.time and case.outcome in WORSE else 0.0)
+    return rows[0] if rows else None

@@ -117,7 +117,8 @@ def test_a_candidate_that_failed_is_broken_and_a_base_that_did_leaves_a_gap(tmp_
 def test_times_that_cannot_be_compared_are_named(tmp_path):
     folder = factory.ab_comparison(tmp_path, 1, CASES[:1], lambda case, session: 1.0, sessions=3)
     text = (folder.path / "sessions.jsonl").read_text().splitlines()
-    spoilt = [text[0].replace("0.05,", "0.0,"), text[1].replace('"steps":[0.05,0.05,0.05]', '"steps":[]'), text[2]]
+    empty = [line.replace('"steps":[0.05,0.05,0.05]', '"steps":[]') for line in text[:2]]
+    spoilt = [*empty, text[2]]
     assert spoilt[:2] != text[:2]
     (folder.path / "sessions.jsonl").write_text("\n".join(spoilt) + "\n")
     past = ratio_history(read_history([tmp_path]))

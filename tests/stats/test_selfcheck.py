@@ -44,8 +44,8 @@ def test_one_alarm_in_ten_is_chance_and_three_are_not(tmp_path):
     assert one.alarmed == 1
     assert one.p_value == pytest.approx(stats.binomtest(1, 10, 0.02, alternative="greater").pvalue)
     assert not one.distrusted
-    three = checks(tmp_path / "three", 10, lambda number: 0.8 if number < 3 else 1.0, sessions=8)
-    assert {alarm.verdict for alarm in three.false_alarms} == {"faster"}
+    three = checks(tmp_path / "three", 10, lambda number: 1.1 if number < 3 else 1.0)
+    assert {alarm.verdict for alarm in three.false_alarms} == {"slower"}
     assert three.p_value == pytest.approx(stats.binomtest(3, 10, 0.02, alternative="greater").pvalue)
     assert three.distrusted
 

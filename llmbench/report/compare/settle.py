@@ -12,7 +12,7 @@ from llmbench.results.environment import decisive_differences
 from llmbench.results.schema import Run
 from llmbench.stats.comparison import Comparison, Row
 
-_KEPT = ("--set", "--python")
+_KEPT = ("--set", "--device", "--python")
 """Options of a run that its comparison needs, too, with their value."""
 
 
@@ -58,9 +58,13 @@ def _settling(comparison: Comparison, rows: Sequence[Row]) -> Settling:
         words += ["-w", workload]
     for mode in dict.fromkeys(map(_mode, rows)):
         words += ["-m", mode]
+    for world_size in dict.fromkeys(size for row in rows if (size := _world_size(row)) > 1):
+        words += ["--world-size", str(world_size)]
     words += sides
     of_revisions = sides[1].startswith("git:")  # else the sides say which interpreter
-    words += [word for option, value in _options(cand) if option == "--set" or of_revisions for word in (option, value)]
+    words += [
+        word for option, value in _options(cand) if option != "--python" or of_revisions for word in (option, value)
+    ]
     data = cand.data.get("argument")
     words += ["--data", data] if isinstance(data, str) and data else []
     return Settling(shlex.join(words), tuple(row.case for row in rows), hint)
@@ -97,6 +101,10 @@ def _options(run: Run) -> Iterator[tuple[str, str]]:
 
 def _workload(row: Row) -> str:
     return (*row.base, *row.cand)[0].record.workload
+
+
+def _world_size(row: Row) -> int:
+    return (*row.base, *row.cand)[0].record.world_size
 
 
 def _mode(row: Row) -> str:

@@ -44,7 +44,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     """Nested mappings as dotted keys, in their order; an empty one is a value."""
     flat: list[tuple[str, Any]] = []
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, dict) and value:
             flat += flatten(value, f"{prefix}{key}.")
         else:
             flat.append((f"{prefix}{key}", value))

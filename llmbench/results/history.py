@@ -93,8 +93,13 @@ def _keep(
 ) -> None:
     """Adds what is new. Of two copies the fuller counts: one may have been made while the run was going on."""
     key = (run.id, run.started_at)
-    both = [*([found[key]] if key in found else []), (run, content)]
-    ordered = sorted(both, key=lambda one: (-amount(one[1]), one[0].folder if isinstance(one[0].folder, str) else ""))
+    if key not in found:
+        found[key] = (run, content)
+        return
+    ordered = sorted(
+        (found[key], (run, content)),
+        key=lambda one: (-amount(one[1]), one[0].folder if isinstance(one[0].folder, str) else ""),
+    )
     found[key] = ordered[0]
     copies += [run.folder for run, _ in ordered[1:]]
 

@@ -39,7 +39,7 @@ def settling(comparison: Comparison) -> list[Settling]:
         modes.setdefault(_workload(row), []).append(row)
     groups: dict[tuple[str, ...], list[Row]] = {}
     for alike in modes.values():
-        groups.setdefault(tuple(dict.fromkeys(map(_mode, alike))), []).extend(alike)
+        groups.setdefault(tuple(sorted(set(map(_mode, alike)))), []).extend(alike)
     return [_settling(comparison, alike) for alike in groups.values()]
 
 
@@ -61,10 +61,9 @@ def _settling(comparison: Comparison, rows: Sequence[Row]) -> Settling:
     for world_size in dict.fromkeys(size for row in rows if (size := _world_size(row)) > 1):
         words += ["--world-size", str(world_size)]
     words += sides
-    of_revisions = sides[1].startswith("git:")  # else the sides say which interpreter
-    words += [
-        word for option, value in _options(cand) if option != "--python" or of_revisions for word in (option, value)
-    ]
+    for option, value in _options(cand):
+        if option != "--python" or sides[1].startswith("git:"):  # else the sides say which interpreter
+            words += [option, value]
     data = cand.data.get("argument")
     words += ["--data", data] if isinstance(data, str) and data else []
     return Settling(shlex.join(words), tuple(row.case for row in rows), hint)

@@ -74,7 +74,7 @@ def read_history(places: Sequence[Location]) -> History:
                     candidate = comparison.candidate
                     _keep(comparisons, candidate, comparison, lambda kept: len(kept.sessions), history.copies)
     # Answers of a store come in any order.
-    history.faults.sort(key=lambda fault: fault.path if isinstance(fault.path, str) else "")
+    history.faults.sort(key=lambda fault: _url(fault.path))
     if not runs and not comparisons:
         raise _nothing(places, history.faults)
     for run, records in _by_age(runs):
@@ -96,12 +96,14 @@ def _keep(
     if key not in found:
         found[key] = (run, content)
         return
-    ordered = sorted(
-        (found[key], (run, content)),
-        key=lambda one: (-amount(one[1]), one[0].folder if isinstance(one[0].folder, str) else ""),
-    )
+    ordered = sorted((found[key], (run, content)), key=lambda one: (-amount(one[1]), _url(one[0].folder)))
     found[key] = ordered[0]
     copies += [run.folder for run, _ in ordered[1:]]
+
+
+def _url(location: Location) -> str:
+    """To sort by: what lies on this machine keeps its order, and comes first."""
+    return location if isinstance(location, str) else ""
 
 
 def _by_age(found: Mapping[_Key, tuple[PastRun, _Kept]]) -> list[tuple[PastRun, _Kept]]:

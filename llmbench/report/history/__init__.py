@@ -53,7 +53,7 @@ def history_page(
         title=f"History: {headline(found, metric)}",
         subtitle=metric.title + (f" over {reference}" if reference else ""),
         meta=_meta(history, found, metric),
-        pills=history_pills(found, metric),
+        pills=[*history_pills(found, metric), *selfchecks.pills(checks)],
         failing=failing,
         groups=step_groups(found, metric),
         shown_groups=max(1, 3 - len(failing)),

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from llmbench.report.charts.trend import Course, Dot, Mark, sparkline
 from llmbench.report.format import count, number, percent, signed_percent
-from llmbench.report.verdict import Verdict
+from llmbench.report.verdict import Pill, Verdict
 from llmbench.stats.selfcheck import FalseAlarm, OrderEffect, SelfChecks
 
 _MOST_ALARMS = 5
@@ -34,6 +34,12 @@ def verdict(checks: SelfChecks) -> Verdict:
     if checks.distrusted:
         return Verdict("distrusted", "✖", "too many false alarms", "bad")
     return Verdict("trusted", "=", "no more than chance explains", "good")
+
+
+def pills(checks: SelfChecks) -> list[Pill]:
+    """Only what warns."""
+    found = verdict(checks)
+    return [Pill(found.symbol, found.word, found.tone)] if checks.distrusted else []
 
 
 def lines(checks: SelfChecks) -> list[Line]:

@@ -28,7 +28,8 @@ from llmbench.launch.session import load_data, new_id, preload
 from llmbench.launch.target import Target, Waited
 from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, AbSide, SideName, Trained
 from llmbench.results.ab_folder import AbFolder
-from llmbench.results.fingerprint import differences, fingerprint
+from llmbench.results.environment import decisive_differences
+from llmbench.results.fingerprint import fingerprint
 from llmbench.results.redact import command as redacted
 from llmbench.results.schema import Error, Memory
 from llmbench.stats.ab import CaseVerdict, judged
@@ -348,7 +349,7 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
         raise UserError(f"the text of --data {ab.data.get('argument')} is not what it was", "start a new comparison")
     base, cand, _ = _described(ab.base, ab.cand, cases, ab.device, folder.path, progress)
     for side, before, after in (("base", ab.base, base), ("cand", ab.cand, cand)):
-        changed = differences(before.environment, after.environment)
+        changed = [str(one) for one in decisive_differences(before.environment, after.environment)]
         if before.environment.get("packages") != after.environment.get("packages"):
             changed.append("its packages")
         if changed:

@@ -101,9 +101,7 @@ class Target:
     ) -> None:
         self.python = python
         self._folder = folder
-        self.environ = os.environ | patience(os.environ)
-        if paths:
-            self.environ["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.environ = with_paths(os.environ, paths) | patience(os.environ)
         self._preload = preload
         self._log = tempfile.NamedTemporaryFile(prefix="llmbench-server-", suffix=".log")  # noqa: SIM115
         self.hello: dict[str, Any] = {}
@@ -351,6 +349,13 @@ def _counters(heartbeat: Path) -> list[int]:
     """Steps done by rank, as ``worker/events.py`` counts them."""
     data = heartbeat.read_bytes()
     return [int.from_bytes(data[begin : begin + 8], "little") for begin in range(0, len(data), 8)]
+
+
+def with_paths(environ: Mapping[str, str], paths: Sequence[str]) -> dict[str, str]:
+    """The variables of a process that has these folders in front of its import path."""
+    if not paths:
+        return dict(environ)
+    return dict(environ) | {"PYTHONPATH": os.pathsep.join([*paths, *filter(None, [environ.get("PYTHONPATH")])])}
 
 
 def patience(environ: Mapping[str, str]) -> dict[str, str]:

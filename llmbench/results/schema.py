@@ -46,7 +46,7 @@ class Error(Part):
 
 class Throughput(Part):
     value: float = metric("higher", description="all work of the timed window / its wall time")
-    unit: Literal["tokens/s", "samples/s"]
+    unit: Literal["tokens/s", "samples/s", "ops/s"] = Field(description="ops/s: of files of pytest-benchmark alone")
     ci95: Interval
     n: int = Field(description="timed steps")
 

@@ -99,6 +99,12 @@ class CaseVerdict:
     def outcome(self) -> Outcome:
         return min((row.outcome for row in self.rows), key=OUTCOMES.index, default="inconclusive")
 
+    @cached_property
+    def counted(self) -> list[tuple[AbSession, Mapping[str, float]]]:
+        """The sessions that the times stand on, and what each says (``differences``)."""
+        whole = (one for one in self.sessions if one.whole and one.design == self.design)
+        return [(one, told) for one in whole if (told := differences(one.rounds))]
+
     @property
     def seconds(self) -> float:
         return math.fsum(session.seconds for session in self.sessions)
@@ -213,11 +219,10 @@ def course(ab: Ab, case: CaseVerdict, metric: Metric) -> tuple[list[float], list
     """How a time came to its verdict.
 
     Returns:
-        The difference of each whole session, as ``differences`` gives it, and what was known at each look; the last is
-        what the verdict was made by.
+        The difference of each session that counts, and what was known at each look; the last is what the verdict was
+        made by.
     """
-    whole = [one for one in case.sessions if one.whole and one.design == case.design]
-    values = [value[metric] for one in whole if (value := differences(one.rounds))]
+    values = [told[metric] for _, told in case.counted]
     row = case.row(metric)
     if row is None or row.time is None:
         return values, []
@@ -292,7 +297,7 @@ def _other_beginning(session: AbSession) -> str | None:
 
 
 def _torch(ab: Ab, side: SideName) -> object:
-    environment = (ab.base if side == "base" else ab.cand).environment.get("torch")
+    environment = ab.of(side).environment.get("torch")
     return environment.get("version") if isinstance(environment, dict) else None
 
 

@@ -345,8 +345,3 @@ class Run(Part):
     started_at: str
     finished_at: str | None = None
     resumed: int = 0
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of every stored document, by name."""
-    return {model.__name__: model.model_json_schema(by_alias=True) for model in (Record, Run, Series)}

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -88,12 +88,8 @@ class AbRunner:
     def execute(self) -> None:
         """Raises: KeyboardInterrupt, UserError: the sessions that are done are kept."""
         try:
-            with (
-                tempfile.TemporaryDirectory(prefix="llmbench-inductor-", ignore_cleanup_errors=True) as compiled,
-                ExitStack() as stack,
-            ):
+            with tempfile.TemporaryDirectory(prefix="llmbench-inductor-", ignore_cleanup_errors=True) as compiled:
                 self._compiled = Path(compiled)
-                self._targets = {side: stack.enter_context(self._target(side)) for side in SIDES}
                 for number, case in enumerate(self.ab.cases, start=1):
                     self._progress.started(number, len(self.ab.cases), case.id)
                     self._progress.finished(number, len(self.ab.cases), self._case(case))
@@ -134,7 +130,7 @@ class AbRunner:
         order = random.Random(seed)
         start = start_order(f"{self.ab.seed} {case.id}", number)
         cpus = _cpus(case, self.ab.device)
-        contenders = {side: _Contender(self, self._targets[side], case, side, number, cpus) for side in SIDES}
+        contenders = {side: _Contender(self, case, side, number, cpus) for side in SIDES}
         started_at, begin = records.utc_now(), time.monotonic()
         session = (in_turns if design == "lockstep" else apart)(contenders, start, self.ab.rounds, order)
         return AbSession(
@@ -152,11 +148,15 @@ class AbRunner:
             seconds=time.monotonic() - begin,
         )
 
-    def _target(self, side: SideName) -> Target:
-        """The server of a side: it has imported what all cases need, and forks a fresh process for each session."""
+    def target(self, case: AbCase, side: SideName) -> Target:
+        """A server of this side. Every session has its own.
+
+        Processes forked from one server share the pages that it had before: where those lie in memory makes all of them
+        faster or slower, by more than the tolerance (docs/regression-gate.md).
+        """
         one = self.ab.of(side)
         folder = one.folder or (self.ab.working_folder if Path(self.ab.working_folder).is_dir() else None)
-        return Target(one.python, preload([planned(case, side) for case in self.ab.cases]), folder, one.paths)
+        return Target(one.python, preload([planned(case, side)]), folder, one.paths)
 
     def job(self, case: AbCase, side: SideName, number: int, target: Target, log: Path) -> dict[str, Any]:
         """What a side's process is asked to do, but for where its turns come from.
@@ -203,14 +203,12 @@ class AbRunner:
 
 
 class _Contender:
-    """A side of a session: the fresh process that its server forks for it."""
+    """A side of a session: a fresh interpreter, and the process that it forks for the case."""
 
-    def __init__(
-        self, runner: AbRunner, target: Target, case: AbCase, side: SideName, number: int, cpus: list[int] | None
-    ) -> None:
-        self._runner, self._target, self._case, self._side = runner, target, case, side
-        self._number, self._cpus = number, cpus
+    def __init__(self, runner: AbRunner, case: AbCase, side: SideName, number: int, cpus: list[int] | None) -> None:
+        self._runner, self._case, self._side, self._number, self._cpus = runner, case, side, number, cpus
         self._planned = planned(case, side)
+        self._target = runner.target(case, side)
         self._log = runner.folder.log_path(case.id, side)
 
     @property
@@ -218,13 +216,13 @@ class _Contender:
         return self._planned.world_size
 
     def __enter__(self) -> _Contender:
+        self._target.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._target.kill_job()
+        self._target.__exit__()
 
     def ready(self) -> None:
-        """A server that has died since is started again, which may take as long as the first time."""
         with suppress(UserError):  # it could import torch when the comparison began: this session fails, and no more
             self._target.ready()
 

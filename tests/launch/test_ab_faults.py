@@ -154,29 +154,7 @@ def test_a_torch_that_can_no_longer_be_imported(compare: Compare) -> None:
     assert "cannot import torch: ImportError: undefined symbol" in blamed(compare, "cand", session)
 
 
-def test_kill_9_of_a_server_between_sessions(compare: Compare) -> None:
-    """The next session gets a new one, and each of the later ones has it too."""
-    compare.plan(base={"at": "losses", "does": "wait"})
-    servers = []
-    runner = compare.start()
-    append = runner.folder.append
-
-    def appended(session: AbSession) -> None:
-        append(session)
-        servers.append(sorted(runner._targets[side]._process.pid for side in SIDES))
-        if len(servers) == 1:
-            os.kill(servers[0][0], signal.SIGKILL)
-
-    runner.folder.append = appended
-    compare.go("base")
-    runner.execute()
-    assert all(session.whole for session in compare.sessions())
-    first, second, third = servers
-    assert len(set(first) & set(second)) == 1
-    assert second == third  # it does not end with the session in which it was started
-
-
-def test_a_server_serves_all_sessions_each_with_a_fresh_process(compare: Compare) -> None:
+def test_each_session_has_processes_of_its_own(compare: Compare) -> None:
     pids = {side: [] for side in SIDES}
     runner = compare.start()
     append = runner.folder.append

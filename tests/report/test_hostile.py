@@ -328,9 +328,15 @@ def write_comparisons(path: Path, names: list[str], rng: Random, spoilt: float) 
         made = factory.ab_comparison(
             path / "made", number, cases, lambda case, session, slower=slower: slower, self_check=rng.random() < 0.5
         )
-        ab = hostile.poisoned(json.loads((made.path / "ab.json").read_text()), rng, spoilt / 20)
+        ab = json.loads((made.path / "ab.json").read_text())
+        if rng.random() < spoilt / 4:
+            ab = hostile.poisoned(ab, rng)
+        if isinstance(ab, dict) and isinstance(ab.get("base"), dict):
+            ab["base"] |= {"label": readable(hostile.text(rng)), "git": None}
+            ab |= {"id": readable(hostile.text(rng)), "suite": readable(hostile.text(rng))}
         lines = (made.path / "sessions.jsonl").read_text().splitlines()
-        lines = [well_formed(hostile.poisoned(json.loads(line), rng, spoilt / 40)) for line in lines]
+        told = [json.loads(line) for line in lines]
+        lines = [well_formed(hostile.poisoned(one, rng) if rng.random() < spoilt / 4 else one) for one in told]
         (made.path / "ab.json").write_text(well_formed(ab))
         (made.path / "sessions.jsonl").write_text("\n".join(lines) + "\n")
 

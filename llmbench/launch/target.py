@@ -131,8 +131,10 @@ class Target:
         if not self.hello:
             event = self._next(START_SECONDS)
             if event is None or event["event"] != "ready":
+                reason = self._why_not(event)
+                self._stop()  # who asks once more gets a new one, not what is left of this one's words
                 raise UserError(
-                    f"{self.python} cannot import torch: {self._why_not(event)}",
+                    f"{self.python} cannot import torch: {reason}",
                     f"`llmbench doctor --python {self.python}` finds the cause; "
                     "`--python PATH` trains with another interpreter",
                 )

@@ -20,6 +20,9 @@ from .conftest import QuickAb
 both = pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
 )
+one = pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 MIDDLE = 13  # a step within the turns: the warm-up has ten
 
 
@@ -68,7 +71,7 @@ def ended(process: subprocess.Popen[str], number: signal.Signals) -> tuple[str, 
     return stdout, stderr
 
 
-@both
+@one
 def test_while_torch_is_imported_nothing_is_left(quick_ab: QuickAb, number: signal.Signals, code: int) -> None:
     process = quick_ab.started(at_import="wait")
     quick_ab.reached("import")
@@ -80,7 +83,7 @@ def test_while_torch_is_imported_nothing_is_left(quick_ab: QuickAb, number: sign
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
 )
 def test_in_a_session_what_is_done_is_kept_and_gone_on_with(
     quick_ab: QuickAb, number: signal.Signals, code: int
@@ -108,6 +111,7 @@ def test_in_a_session_what_is_done_is_kept_and_gone_on_with(
     assert quick_ab.ab().resumed == 2
 
 
+@pytest.mark.slow
 @both
 def test_a_second_interrupt_does_not_undo_the_first(quick_ab: QuickAb, number: signal.Signals, code: int) -> None:
     """Who is impatient sends two; whichever comes in time, no process is left."""
@@ -120,7 +124,9 @@ def test_a_second_interrupt_does_not_undo_the_first(quick_ab: QuickAb, number: s
     assert quick_ab.sessions() == []
 
 
-@pytest.mark.parametrize("at", ["import", pytest.param("build", marks=pytest.mark.slow), MIDDLE])
+@pytest.mark.parametrize(
+    "at", [pytest.param("import", marks=pytest.mark.slow), pytest.param("build", marks=pytest.mark.slow), MIDDLE]
+)
 def test_kill_9_leaves_no_process(quick_ab: QuickAb, at: str | int) -> None:
     """One of its processes is stopped, so that it can do nothing about it."""
     told = {} if at == "import" else {"cand": {"at": at, "does": "wait"}}

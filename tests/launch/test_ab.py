@@ -53,11 +53,11 @@ def orders(compare: Compare) -> list[tuple[object, ...]]:
 
 def test_the_order_of_starts_and_turns_follows_from_the_seed(compare: Compare, tmp_path: Path) -> None:
     found = []
-    for name, seed in (("one", 3), ("again", 3), ("other", 4)):
+    for name, seed, budget in (("one", 3, 60.0), ("again", 3, 0.001), ("other", 4, 0.001)):
         compare.out = tmp_path / name
-        compare(seed=seed)
+        compare(seed=seed, budget_seconds=budget)
         found.append(orders(compare))
-    assert found[0] == found[1] != found[2]
+    assert found[0][:1] == found[1] != found[2]
     assert len({order[1:] for order in found[0]}) == 3  # each session has its own
 
 
@@ -222,6 +222,7 @@ def test_resume_adds_to_what_there_is(compare: Compare) -> None:
     assert orders(compare) == once  # as if it had not been interrupted
 
 
+@pytest.mark.slow
 def test_resume_of_what_is_settled_adds_nothing(compare: Compare) -> None:
     compare()
     before = (compare.out / "sessions.jsonl").read_bytes()
@@ -252,7 +253,7 @@ def test_resume_refuses_another_torch(compare: Compare) -> None:
     stored = json.loads((compare.out / "ab.json").read_text())
     stored["cand"]["environment"]["torch"]["version"] = "2.12.0"
     (compare.out / "ab.json").write_text(json.dumps(stored))
-    assert "the environment of cand changed since: torch version: 2.12.0 → 2.13.0" in refused(compare).message
+    assert "the environment of cand changed since: torch 2.12.0 → 2.13.0" in refused(compare).message
 
 
 def test_resume_refuses_another_text(compare: Compare, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ The processes are real, and so are their ends; only torch is not (``quick_torch`
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -170,7 +169,7 @@ def test_each_session_has_processes_of_its_own(compare: Compare) -> None:
     assert [len(set(pids[side])) for side in SIDES] == [3, 3]
 
 
-@both_sides
+@sides
 def test_a_stopped_side_is_ended_by_its_deadline(compare: Compare, side: SideName) -> None:
     """The other has waited all that time, and is not blamed for it."""
     compare.suite = SOON
@@ -214,6 +213,7 @@ def test_a_side_that_hangs_says_where(compare: Compare, side: SideName, at: str 
     assert "most recent call first" in log
 
 
+@slow
 def test_a_stopped_server_is_ended_too(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody tells that its child has ended; and the next case needs one that does."""
     monkeypatch.setattr(target, "KILLED_SECONDS", 0.3)
@@ -480,10 +480,3 @@ def test_left_late(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
     assert session.cand.error.message == "did not end within 0 s of its last turn"
     assert len(session.rounds) == 6
     assert compare.found().exit_code == 1
-
-
-def test_the_plan_reaches_the_processes(compare: Compare) -> None:
-    """Else no test here would test anything."""
-    compare.plan(base={"slowdown": 2.0})
-    assert json.loads(os.environ["QUICK_TORCH"])["base"] == {"slowdown": 2.0}
-    assert compare.one_session().whole

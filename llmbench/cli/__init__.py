@@ -13,6 +13,7 @@ from llmbench import __version__
 from llmbench.cli.ab import ab
 from llmbench.cli.compare import compare
 from llmbench.cli.doctor import doctor
+from llmbench.cli.gate import gate
 from llmbench.cli.history import history
 from llmbench.cli.list import list_
 from llmbench.cli.report import report
@@ -52,6 +53,7 @@ app.command()(ab)
 app.command()(history)
 app.command()(scan)
 app.command("list")(list_)
+app.add_typer(gate, name="gate")
 
 
 def _version(asked: bool) -> None:

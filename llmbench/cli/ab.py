@@ -215,8 +215,10 @@ def ab(
     own = interpreter(python)
     asked = _asked(base, cand, base_mode, cand_mode, cand_suite, itself, own)
     with ab_progress(progress) as told:
-        from llmbench.launch.sides import make_side
+        from llmbench.launch.sides import check_side, make_side
 
+        for one in asked:
+            check_side(one, checkout=Path.cwd())
         sides = [
             make_side(one, python=own, constraints=constraints, checkout=Path.cwd(), on_progress=told.preparing)
             for one in asked
@@ -325,7 +327,7 @@ def _pairs(
         raise UserError("--mode and --base-mode exclude each other", "name the modes of both sides, or one for both")
     files, resolved = [], []
     for side, name, mode in ((sides[0], suite, base_mode), (sides[1], cand_suite or suite, cand_mode)):
-        known = lookup(side.python)
+        known = lookup(side.python, side.folder, side.paths)
         file = find(name, known)
         files.append(file)
         cases = resolve(

@@ -131,7 +131,7 @@ class AbRunner:
     def _session(self, case: AbCase, number: int, design: Literal["lockstep", "apart"]) -> AbSession:
         seed = random.Random(f"{self.ab.seed} {case.id} {number}").getrandbits(32)
         order = random.Random(seed)
-        start: list[SideName] = order.sample(SIDES, len(SIDES))
+        start = start_order(f"{self.ab.seed} {case.id}", number)
         cpus = _cpus(case, self.ab.device)
         contenders = {side: _Contender(self, self._targets[side], case, side, number, cpus) for side in SIDES}
         started_at, begin = records.utc_now(), time.monotonic()
@@ -263,6 +263,16 @@ def threads(case: Case, device: str) -> int | None:
     """One on the CPU, unless the suite or the user says otherwise: several wait for each other, and for others."""
     asked: int | None = case.config["threads"]
     return 1 if asked is None and device == "cpu" and case.world_size == 1 else asked
+
+
+def start_order(seed: str, session: int) -> list[SideName]:
+    """Which side's process is started first: tossed for each two sessions, the second of which turns it round.
+
+    Were it tossed for each session, some would agree by chance; then what only the order does to memory or caches would
+    look like a difference of the code.
+    """
+    order: list[SideName] = random.Random(f"{seed} start {session // 2}").sample(SIDES, len(SIDES))
+    return order[::-1] if session % 2 else order
 
 
 def _cpus(case: AbCase, device: str) -> list[int] | None:

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.errors import UserError
+from llmbench.results.benchmark_runs import BenchmarkRun
 from llmbench.results.schema import Record, Run, Series
 from llmbench.results.store import RunFolder
 
-_HINT = "name folders that `llmbench run` wrote (its --out), or folders that hold several runs of one suite"
+_HINT = (
+    "name folders that `llmbench run` wrote (its --out), folders that hold several runs of one suite, or files that "
+    "`pytest --benchmark-json` wrote"
+)
 _ONLY_TIMING = frozenset({"deadline_seconds", "budget_seconds", "interval_target"})
 """Settings that say how long is timed, and not what is trained."""
 
@@ -94,14 +98,14 @@ class Pair:
 
 
 def load_side(path: Path) -> Side:
-    """The run in a folder, or all runs below it.
+    """The run in a folder, or all runs below it; or files of pytest-benchmark: one, or all below a folder.
 
     Raises:
         UserError: there is no run, one that cannot be read, or runs of several suites.
     """
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder", _HINT)
-    folders = [RunFolder(found) for found in _run_folders(path)]
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder", _HINT)
+    folders = [RunFolder(found) for found in _run_folders(path)] or _benchmark_files(path)
     if not folders:
         raise UserError(f"{path} holds no run", _HINT)
     sessions = sorted((_session(folder) for folder in folders), key=lambda session: session.run.started_at)
@@ -136,6 +140,11 @@ def _run_folders(path: Path) -> Iterator[Path]:
             folders.clear()
             yield Path(place)
         folders.sort()
+
+
+def _benchmark_files(path: Path) -> list[RunFolder]:
+    files = [path] if path.is_file() else sorted(path.rglob("*.json"))
+    return [BenchmarkRun(file) for file in files]
 
 
 def _session(folder: RunFolder) -> Session:

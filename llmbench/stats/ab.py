@@ -10,7 +10,7 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Literal
 
-from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, SideName
+from llmbench.results.ab import Ab, AbCase, AbGate, AbSession, SideName
 from llmbench.stats.gates import LossChange, MemoryChange, loss_change, memory_change
 from llmbench.stats.lockstep import METRICS, Difference, Gate, differences, given_up, judge, settled
 from llmbench.stats.student import quantile
@@ -269,10 +269,10 @@ def _loss(ab: Ab, case: AbCase, sessions: Sequence[AbSession], seconds: float) -
         return None  # two suites that train different things
     if ab.gate.loss_margin is not None:
         return _within_margin(case.id, sessions, seconds, ab.gate.loss_margin)
-    base, cand = ([one.of(side).loss for one in sessions] for side in SIDES)
-    exact = case.base.mode == case.cand.mode and len(base) > 1 and all(one == base[0] for one in base)
-    exact = exact and _torch(ab, "base") == _torch(ab, "cand")
-    found = [loss_change(base[0], one, case.cand.mode, exact=exact) for one in cand]
+    exact = case.base.mode == case.cand.mode and _torch(ab, "base") == _torch(ab, "cand")
+    exact = exact and len(sessions) > 1 and _repeats([one.base.loss for one in sessions])
+    # Both sides of a session did the same number of steps; another session may have done more, or fewer.
+    found = [loss_change(one.base.loss, one.cand.loss, case.cand.mode, exact=exact) for one in sessions]
     told = [one for one in found if one is not None]
     if len(told) < len(found):
         return None
@@ -281,6 +281,12 @@ def _loss(ab: Ab, case: AbCase, sessions: Sequence[AbSession], seconds: float) -
     reason = _other_beginning(sessions[0]) if worst.verdict == "changed" else None
     outcome: Outcome = "changed" if worst.verdict == "changed" else "same"
     return Row(case.id, "loss", outcome, len(sessions), seconds, loss=worst, reason=reason)
+
+
+def _repeats(curves: Sequence[Sequence[float | None]]) -> bool:
+    """Whether all are the same bit by bit, as far as each goes."""
+    longest = max(curves, key=len)
+    return all(list(curve) == list(longest[: len(curve)]) for curve in curves)
 
 
 def _other_beginning(session: AbSession) -> str | None:

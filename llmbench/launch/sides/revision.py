@@ -23,15 +23,16 @@ from llmbench.launch.sides.python import interpreter, last_line
 from llmbench.results.ab import AbSide
 from llmbench.results.schema import Git
 
-LFS = b"version https://git-lfs.github.com/spec/"
+_DAMAGED = "`git fsck` checks the repository"
+_LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_POINTER_BYTES = 1024
-# A hook that starts llmbench has set these for the repository that it belongs to.
+# Settings of the user with which git would run or write more than it is asked for.
 _UNTOUCHED = (
     "core.hooksPath=/dev/null",
-    "core.sparseCheckout=false",
     "core.splitIndex=false",  # would write into the repository
     "core.fsmonitor=false",
 )
+# A hook that starts llmbench has set these for the repository that it belongs to.
 _OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 
 
@@ -127,9 +128,9 @@ def _commit(asked: str, name: str, folder: Path) -> str:
             return out.strip()
         if "ambiguous" in err:
             raise UserError(f"{asked}: {name} is ambiguous: several objects begin with it", "name more of its digits")
-        if _git(asked, folder, "rev-parse", "--verify", "--quiet", name)[0] == 0:
-            kind = _git(asked, folder, "cat-file", "-t", name)[1].strip() or "missing object"
-            raise UserError(f"{asked}: {name} is a {kind} and no commit", _hint(asked, name, folder))
+        code, out, _ = _git(asked, folder, "cat-file", "-t", name)
+        if code == 0:
+            raise UserError(f"{asked}: {name} is a {out.strip()} and no commit", _hint(asked, name, folder))
     if _git(asked, folder, "rev-list", "-n", "1", "--all")[1].strip() == "":
         raise UserError(f"{asked}: the repository of {folder.absolute()} has no commits yet", "commit something first")
     raise UserError(
@@ -145,10 +146,9 @@ def _hint(asked: str, name: str, folder: Path) -> str:
     near = f"did you mean {same[0]}?" if same else nearest(name, names[:1000])
     near = near if near.startswith("did you mean") else "`git branch --all` and `git tag` list what there is"
     shallow = _git(asked, folder, "rev-parse", "--is-shallow-repository")[1].strip() == "true"
-    fetch = (
-        "the clone is shallow: `git fetch --unshallow`, or `fetch-depth: 0` of actions/checkout; " if shallow else ""
-    )
-    return f"{fetch}{near}"
+    if shallow:
+        return f"the clone is shallow: `git fetch --unshallow`, or `fetch-depth: 0` of actions/checkout; {near}"
+    return near
 
 
 def _laid_out(asked: str, found: Revision, on_progress: Callable[[str], None]) -> Path:
@@ -170,7 +170,7 @@ def _laid_out(asked: str, found: Revision, on_progress: Callable[[str], None]) -
             return code, last_line(err)
 
         if entry.is_dir() and index.is_file():
-            if git(entry, "update-index", "-q", "--refresh")[0] == 0:
+            if git(entry, "update-index", "--refresh")[0] == 0:
                 return entry
             on_progress(f"{asked}: its files in {entry} were changed; laying them out anew")
         on_progress(f"laying out the files of {found.name}")
@@ -181,9 +181,7 @@ def _laid_out(asked: str, found: Revision, on_progress: Callable[[str], None]) -
             for step in (["read-tree", found.commit], ["checkout-index", "--all", "-u"]):
                 code, said = git(new, *step)
                 if code != 0:
-                    hint = (
-                        "it needs git-lfs: `git lfs install`" if "lfs" in said else "`git fsck` checks the repository"
-                    )
+                    hint = "it needs git-lfs: `git lfs install`" if "lfs" in said else _DAMAGED
                     raise UserError(f"{asked}: git cannot lay out {found.name}: {said}", hint)
             _refuse_pointers(asked, new)
             new.rename(entry)
@@ -203,7 +201,7 @@ def _clear(entry: Path, index: Path) -> None:
 def _refuse_submodules(asked: str, found: Revision) -> None:
     code, out, err = _git(asked, found.repository, "ls-tree", "-r", "-z", "--full-tree", found.commit or "")
     if code != 0:
-        raise UserError(f"{asked}: git cannot read {found.name}: {last_line(err)}", "`git fsck` checks the repository")
+        raise UserError(f"{asked}: git cannot read {found.name}: {last_line(err)}", _DAMAGED)
     modules = [line.split("\t", 1)[1] for line in out.split("\0") if line.startswith("160000 ")]
     if modules:
         raise UserError(
@@ -218,7 +216,7 @@ def _refuse_pointers(asked: str, root: Path) -> None:
         return
     for file in root.rglob("*"):
         small = file.is_file() and not file.is_symlink() and file.stat().st_size < _LFS_POINTER_BYTES
-        if small and file.read_bytes().startswith(LFS):
+        if small and file.read_bytes().startswith(_LFS):
             raise UserError(
                 f"{asked}: {file.relative_to(root)} is kept by git-lfs, which is not set up here",
                 "`git lfs install`, and `git lfs fetch` of the revision",

@@ -28,7 +28,8 @@ from llmbench.launch.session import load_data, new_id, preload
 from llmbench.launch.target import Target, Waited
 from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, AbSide, SideName, Trained
 from llmbench.results.ab_folder import AbFolder
-from llmbench.results.fingerprint import differences, fingerprint
+from llmbench.results.environment import decisive_differences
+from llmbench.results.fingerprint import fingerprint
 from llmbench.results.redact import command as redacted
 from llmbench.results.schema import Error, Memory
 from llmbench.stats.ab import CaseVerdict, judged
@@ -153,8 +154,9 @@ class AbRunner:
 
     def _target(self, side: SideName) -> Target:
         """The server of a side: it has imported what all cases need, and forks a fresh process for each session."""
-        one = self.ab.base if side == "base" else self.ab.cand
-        return Target(one.python, preload([planned(case, side) for case in self.ab.cases]), one.folder, one.paths)
+        one = self.ab.of(side)
+        folder = one.folder or (self.ab.working_folder if Path(self.ab.working_folder).is_dir() else None)
+        return Target(one.python, preload([planned(case, side) for case in self.ab.cases]), folder, one.paths)
 
     def job(self, case: AbCase, side: SideName, number: int, target: Target, log: Path) -> dict[str, Any]:
         """What a side's process is asked to do, but for where its turns come from.
@@ -338,7 +340,8 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
         UserError: the data or an environment is no longer what it was, what is there cannot be read, or another process
             adds sessions just now.
     """
-    folder.read()  # is it one?
+    for side in SIDES:
+        _still_there(folder.read().of(side))
     folder.claim()
     ab = folder.read()
     folder.sessions()  # one that is damaged is told of before anything is changed
@@ -348,7 +351,7 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
         raise UserError(f"the text of --data {ab.data.get('argument')} is not what it was", "start a new comparison")
     base, cand, _ = _described(ab.base, ab.cand, cases, ab.device, folder.path, progress)
     for side, before, after in (("base", ab.base, base), ("cand", ab.cand, cand)):
-        changed = differences(before.environment, after.environment)
+        changed = [str(one) for one in decisive_differences(before.environment, after.environment)]
         if before.environment.get("packages") != after.environment.get("packages"):
             changed.append("its packages")
         if changed:
@@ -362,6 +365,13 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
     ab = ab.model_copy(update=updates)
     folder.write(ab)
     return AbRunner(folder, ab, data, progress, always_apart=always_apart)
+
+
+def _still_there(side: AbSide) -> None:
+    """Raises: UserError: what was made for a side has been deleted since."""
+    for part in (side.python, side.folder, *side.paths):
+        if part and not Path(part).exists():
+            raise UserError(f"{side.asked}: {part} is gone", "the first command with --plan makes both sides again")
 
 
 def _described(

@@ -154,3 +154,6 @@ class Ab(Part):
     started_at: str
     finished_at: str | None = None
     resumed: int = 0
+
+    def of(self, side: SideName) -> AbSide:
+        return self.base if side == "base" else self.cand

@@ -12,6 +12,7 @@ from typing import Any
 
 from llmbench.errors import UserError
 from llmbench.results.benchmark_runs import BenchmarkRun
+from llmbench.results.environment import flatten
 from llmbench.results.schema import Record, Run, Series
 from llmbench.results.store import RunFolder
 
@@ -90,7 +91,7 @@ class Pair:
     def difference(self) -> str | None:
         """Why the two cannot be compared: ``micro_batch_size 8 vs 16``; None if they can."""
         records = [[trained.record for trained in side] for side in (self.base, self.cand)]
-        configs = [[dict(_flat(record.config)) for record in side] for side in records]
+        configs = [[dict(flatten(record.config)) for record in side] for side in records]
         keys = [key for key in configs[0][0] if key not in _ONLY_TIMING and all(key in one for one in _both(configs))]
         told = [_told(key, *([one[key] for one in side] for side in configs)) for key in keys]
         told.append(_told("unit", *([one.throughput.unit for one in side if one.throughput] for side in records)))
@@ -155,14 +156,6 @@ def _session(folder: RunFolder) -> Session:
         if not found.damage or found.record.case not in cases:
             cases[found.record.case] = Trained(found.record, folder)
     return Session(run, folder, cases)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _both(sides: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

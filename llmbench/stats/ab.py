@@ -297,7 +297,7 @@ def _other_beginning(session: AbSession) -> str | None:
 
 
 def _torch(ab: Ab, side: SideName) -> object:
-    environment = (ab.base if side == "base" else ab.cand).environment.get("torch")
+    environment = ab.of(side).environment.get("torch")
     return environment.get("version") if isinstance(environment, dict) else None
 
 

@@ -38,8 +38,10 @@ from llmbench.stats.ab import compared
 from llmbench.stats.comparison import Rules
 from llmbench.stats.judge import compare_sides
 from llmbench.stats.metrics import METRICS
+from llmbench.stats.ratios import ratio_history
 from llmbench.stats.scan.document import simulated_scan
 from llmbench.stats.scan.simulate import parse_spec
+from llmbench.stats.selfcheck import judged_self_checks
 from llmbench.stats.trends import reference_case, trends
 from tests import ab_factory, factory
 from tests.doctor import made as doctor_made
@@ -300,14 +302,37 @@ def history_of(path: Path, rng: Random, spoilt: float) -> Built | None:
         # Most would be refused for their half surrogate pairs.
         run, *told = (written(one) if rng.random() < 0.1 else well_formed(one) for one in (run, *lines[folder]))
         write_files(folder, run, told)
+    write_comparisons(path / "ab", names, rng, spoilt)
     try:
         past = read_history([path])
+        checks = judged_self_checks(past.comparisons)
+        if metric.of_comparisons:
+            past = ratio_history(past)
+            cases = [record.case for record in past.records]
+            page = history_page(past, trends(past, metric), metric, checks=checks)
+            return Built(page, [*map(str, past.faults), *map(readable, cases)])
         found = trends(past, metric, reference=reference)
     except UserError as error:
         assert str(path) in error.message or "no run has the case" in error.message  # noqa: PT017
         return None
-    page = history_page(past, found, metric, reference=reference)
+    page = history_page(past, found, metric, reference=reference, checks=checks)
     return Built(page, [*map(str, past.faults), *_expected(lines, past, reference)])
+
+
+def write_comparisons(path: Path, names: list[str], rng: Random, spoilt: float) -> None:
+    """Self-checks and comparisons of two sides, half of them slower."""
+    path.mkdir(parents=True)
+    for number in range(rng.choice((0, 4, 9))):
+        cases = [factory.planned("gpt-tiny", "eager").model_copy(update={"case": readable(name)}) for name in names]
+        slower = rng.choice((1.0, 1.2))
+        made = factory.ab_comparison(
+            path / "made", number, cases, lambda case, session, slower=slower: slower, self_check=rng.random() < 0.5
+        )
+        ab = hostile.poisoned(json.loads((made.path / "ab.json").read_text()), rng, spoilt / 20)
+        lines = (made.path / "sessions.jsonl").read_text().splitlines()
+        lines = [well_formed(hostile.poisoned(json.loads(line), rng, spoilt / 40)) for line in lines]
+        (made.path / "ab.json").write_text(well_formed(ab))
+        (made.path / "sessions.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def _expected(lines: dict[Path, list[Any]], past: History, reference: str | None) -> list[str]:

@@ -96,7 +96,7 @@ def ab_benchmarks(ab: Ab, sessions: Sequence[AbSession], side: SideName) -> str:
         if session.whole and session.case in steps:
             turns = (one.base if side == "base" else one.cand for one in session.rounds)
             steps[session.case] += [seconds for turn in turns for seconds in turn.steps if 0 < seconds < math.inf]
-    asked = ab.base if side == "base" else ab.cand
+    asked = ab.of(side)
     planned = {case.id: case.base if side == "base" else case.cand for case in ab.cases}
     timed = [
         Timed(

@@ -52,7 +52,11 @@ def record(case: CaseVerdict, row: Row) -> dict[str, Any]:
     """One metric of one case; its estimate and interval as ratios of time, of bytes or of the final loss."""
     time, loss = row.time, row.loss
     margin = loss if isinstance(loss, LossMargin) else None
-    estimates = (time and time.ratio, row.memory and row.memory.ratio, margin and 1 + margin.value)
+    estimates = (
+        time.ratio if time else None,
+        row.memory.ratio if row.memory else None,
+        1 + margin.value if margin else None,
+    )
     return {
         "case": row.case,
         "metric": row.metric,
@@ -63,8 +67,8 @@ def record(case: CaseVerdict, row: Row) -> dict[str, Any]:
         "high": _bounded(time.high if time else 1 + margin.high if margin else None),
         "sessions": verdicts.sessions(row),
         "seconds": row.seconds,
-        "noise": _bounded(time and time.noise),
-        "smallest_slowdown": _bounded(time and time.smallest_slowdown),
+        "noise": _bounded(time.noise if time else None),
+        "smallest_slowdown": _bounded(time.smallest_slowdown if time else None),
         "reason": row.reason,
         "design": case.design,
         "memory": row.memory and asdict(row.memory),

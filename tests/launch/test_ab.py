@@ -400,3 +400,33 @@ def test_ranks_take_turns(compare: Compare) -> None:
     assert session.cand.error.message.startswith("rank 1 of 2 on ")
     assert "killed by SIGKILL in phase warmup" in session.cand.error.message
     wait_for(lambda: not compare.processes())
+
+
+@pytest.mark.slow
+def test_a_workload_of_ones_own_that_hangs_says_where(compare: Compare) -> None:
+    """With the real torch: the stack tells which line of the user's it was."""
+    compare.paths = {side: [] for side in SIDES}
+    compare.suite = f'workloads = ["broken_turns:Hangs"]\n{SETTINGS[:-2]}, deadline_seconds = 10 }}'
+    session = compare.one_session()
+    assert {session.of(side).status for side in SIDES} == {"timeout"}
+    for side in SIDES:
+        assert "in phase timed after 12 steps" in session.of(side).error.message
+        assert "broken_turns.py:" in session.of(side).error.message
+        assert "in forward" in session.of(side).error.message
+    assert compare.found().exit_code == 3
+
+
+@pytest.mark.slow
+def test_a_workload_of_ones_own_that_fits_only_alone(compare: Compare) -> None:
+    compare.paths = {side: [] for side in SIDES}
+    compare.suite = f'workloads = ["broken_turns:NeedsAllMemory"]\n{SETTINGS}'
+    compare.start(budget_seconds=0.001).execute()
+    compare.resume(budget=1.0).execute()
+    first, *later = compare.sessions()
+    killed = next(first.of(side) for side in SIDES if first.of(side).status == "oom")
+    assert (killed.error.type, killed.error.message.split(" (")[0]) == (
+        "OutOfMemoryError",
+        "Tried to allocate 7.00 GiB",
+    )
+    assert later
+    assert all(session.design == "apart" and session.whole for session in later)

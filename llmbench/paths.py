@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +34,28 @@ def cache_folder() -> Path:
         except OSError:
             continue
     return Path(tempfile.mkdtemp(prefix="llmbench-cache-"))
+
+
+@contextmanager
+def locked(entry: Path, on_wait: Callable[[], None]) -> Iterator[int]:
+    """One process at a time works on an entry of the cache; the lock is a file beside it.
+
+    The lock goes with the process that holds it, however that ends. A child that is given its descriptor holds it,
+    too: nobody else touches an entry that an orphan still writes to.
+
+    Args:
+        on_wait: is called if another process has it now.
+
+    Yields:
+        The descriptor of the lock.
+    """
+    with open(f"{entry}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
 
 
 def _candidates() -> list[Path]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 import sys
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from llmbench.data.blocks import blocks
 from llmbench.data.text import Split, Text
 from llmbench.data.vocabulary import SPECIAL, Kind
 from llmbench.errors import UserError
-from llmbench.paths import cache_folder
+from llmbench.paths import cache_folder, locked
 
 FORMAT = 1
 """Of a cache entry, and of how a text is cut and encoded: a new number leaves all older entries unread."""
@@ -83,7 +81,7 @@ def prepare(
     entry = cache_folder() / "tokens" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     try:
         entry.parent.mkdir(exist_ok=True)
-        with _locked(entry, on_progress):
+        with locked(entry, lambda: on_progress("waiting for another llmbench that tokenizes the same text")):
             facts = _read(entry, on_progress)
             if facts is None:
                 _make(entry, text, kind, vocab_size, teacher, on_progress)
@@ -122,18 +120,6 @@ def require(files: TokenFiles, *, batch_tokens: int, sequence: int, what: str) -
             f"({sequence} + 1)",
             longer,
         )
-
-
-@contextmanager
-def _locked(entry: Path, say: Say) -> Iterator[None]:
-    """One process at a time works on an entry. The lock goes with the process that holds it, however that ends."""
-    with open(entry.with_suffix(".lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another llmbench that tokenizes the same text")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _read(entry: Path, say: Say) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -136,7 +137,10 @@ class _Making:
         self._install()
         packages = _packages(self._folder)
         assert packages is not None
-        facts = {"asked": self._asked, "python": self._below.path, "installed": _listing(packages)}
+        installed = _listing(packages)
+        if installed == [_BELOW]:
+            self._on_progress(f"{self._side.label}: {self._below.path} has it already; nothing was installed")
+        facts = {"asked": self._asked, "python": self._below.path, "installed": installed}
         unfinished = self._folder / f"{_FACTS}.tmp"
         unfinished.write_text(json.dumps(facts, indent=2), encoding="utf-8")
         unfinished.replace(self._folder / _FACTS)
@@ -196,6 +200,7 @@ class _Making:
                 errors="replace",
                 env=environ,
                 pass_fds=[self._lock],
+                start_new_session=True,
             ) as process,
         ):
             assert process.stdout is not None
@@ -206,7 +211,7 @@ class _Making:
                     if line.strip().startswith(_SPOKEN):
                         self._on_progress(line.strip())
             except BaseException:  # Ctrl-C too: it must not go on without us
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 raise
         return "".join(output), process.returncode
 

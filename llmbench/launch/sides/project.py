@@ -48,7 +48,9 @@ def _compiled(asked: str, project: Path) -> str | None:
     backend = str(build.get("build-backend", ""))
     if backend.split(".")[0].split(":")[0] in _BACKENDS:
         return f"pyproject.toml builds with {backend}"
-    needed = [re.split(r"[^A-Za-z0-9_.-]", str(name))[0].lower() for name in build.get("requires", [])]
+    requires = build.get("requires")
+    requires = requires if isinstance(requires, list) else []
+    needed = [re.split(r"[^A-Za-z0-9_.-]", str(name))[0].lower() for name in requires]
     if builder := next((name for name in needed if name.replace("_", "-") in _BUILDERS), None):
         return f"pyproject.toml needs {builder} to build"
     if setuptools.get("ext-modules"):

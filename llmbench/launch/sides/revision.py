@@ -127,9 +127,9 @@ def _commit(asked: str, name: str, folder: Path) -> str:
             return out.strip()
         if "ambiguous" in err:
             raise UserError(f"{asked}: {name} is ambiguous: several objects begin with it", "name more of its digits")
-        if _git(asked, folder, "rev-parse", "--verify", "--quiet", name)[0] == 0:
-            kind = _git(asked, folder, "cat-file", "-t", name)[1].strip() or "missing object"
-            raise UserError(f"{asked}: {name} is a {kind} and no commit", _hint(asked, name, folder))
+        code, out, _ = _git(asked, folder, "cat-file", "-t", name)
+        if code == 0:
+            raise UserError(f"{asked}: {name} is a {out.strip()} and no commit", _hint(asked, name, folder))
     if _git(asked, folder, "rev-list", "-n", "1", "--all")[1].strip() == "":
         raise UserError(f"{asked}: the repository of {folder.absolute()} has no commits yet", "commit something first")
     raise UserError(
@@ -170,7 +170,7 @@ def _laid_out(asked: str, found: Revision, on_progress: Callable[[str], None]) -
             return code, last_line(err)
 
         if entry.is_dir() and index.is_file():
-            if git(entry, "update-index", "-q", "--refresh")[0] == 0:
+            if git(entry, "update-index", "--refresh")[0] == 0:
                 return entry
             on_progress(f"{asked}: its files in {entry} were changed; laying them out anew")
         on_progress(f"laying out the files of {found.name}")

@@ -8,8 +8,10 @@ import random
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -23,7 +25,7 @@ from llmbench.launch.diagnose import diagnose
 from llmbench.launch.pair import apart, in_turns
 from llmbench.launch.prepare import BaseError, Data, describe, lora_base
 from llmbench.launch.session import load_data, new_id, preload
-from llmbench.launch.target import Target
+from llmbench.launch.target import Target, Waited
 from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, AbSide, SideName, Trained
 from llmbench.results.ab_folder import AbFolder
 from llmbench.results.fingerprint import differences, fingerprint
@@ -80,19 +82,27 @@ class AbRunner:
         self._data = data
         self._progress = progress
         self._always_apart = always_apart
+        self._base_lock = threading.Lock()
 
     def execute(self) -> None:
         """Raises: KeyboardInterrupt, UserError: the sessions that are done are kept."""
         try:
-            with tempfile.TemporaryDirectory(prefix="llmbench-inductor-") as compiled:
+            with (
+                tempfile.TemporaryDirectory(prefix="llmbench-inductor-", ignore_cleanup_errors=True) as compiled,
+                ExitStack() as stack,
+            ):
                 self._compiled = Path(compiled)
+                self._targets = {side: stack.enter_context(self._target(side)) for side in SIDES}
                 for number, case in enumerate(self.ab.cases, start=1):
                     self._progress.started(number, len(self.ab.cases), case.id)
                     self._progress.finished(number, len(self.ab.cases), self._case(case))
+            self._close("done")
         except BaseException:
-            self._close("interrupted")
+            with suppress(UserError):  # what ended it is to be told, not that this cannot be written either
+                self._close("interrupted")
             raise
-        self._close("done")
+        finally:
+            self.folder.release()
 
     def _close(self, status: str) -> None:
         self.ab = self.ab.model_copy(update={"status": status, "finished_at": records.utc_now()})
@@ -115,14 +125,15 @@ class AbRunner:
 
     def _design(self, sessions: Sequence[AbSession]) -> Literal["lockstep", "apart"]:
         ran_out = any(one.of(side).status == OUT_OF_MEMORY for one in sessions for side in SIDES)
-        return "apart" if self._always_apart or ran_out else "lockstep"
+        began_apart = any(one.design == "apart" for one in sessions)  # the others would count for nothing
+        return "apart" if self._always_apart or ran_out or began_apart else "lockstep"
 
     def _session(self, case: AbCase, number: int, design: Literal["lockstep", "apart"]) -> AbSession:
         seed = random.Random(f"{self.ab.seed} {case.id} {number}").getrandbits(32)
         order = random.Random(seed)
         start: list[SideName] = order.sample(SIDES, len(SIDES))
         cpus = _cpus(case, self.ab.device)
-        contenders = {side: _Contender(self, case, side, number, cpus) for side in SIDES}
+        contenders = {side: _Contender(self, self._targets[side], case, side, number, cpus) for side in SIDES}
         started_at, begin = records.utc_now(), time.monotonic()
         session = (in_turns if design == "lockstep" else apart)(contenders, start, self.ab.rounds, order)
         return AbSession(
@@ -140,8 +151,10 @@ class AbRunner:
             seconds=time.monotonic() - begin,
         )
 
-    def side(self, side: SideName) -> AbSide:
-        return self.ab.base if side == "base" else self.ab.cand
+    def _target(self, side: SideName) -> Target:
+        """The server of a side: it has imported what all cases need, and forks a fresh process for each session."""
+        one = self.ab.base if side == "base" else self.ab.cand
+        return Target(one.python, preload([planned(case, side) for case in self.ab.cases]), one.folder, one.paths)
 
     def job(self, case: AbCase, side: SideName, number: int, target: Target, log: Path) -> dict[str, Any]:
         """What a side's process is asked to do, but for where its turns come from.
@@ -176,22 +189,26 @@ class AbRunner:
     def _base_weights(self, case: AbCase, target: Target, log: Path) -> str:
         """LoRA's base: both sides begin with the same one, whoever trained it."""
         kept = self.folder.path / "base.pt"
-        if not kept.exists():
-            weights = lora_base(
-                target, planned(case, "base"), self._data, self.ab.device, log, self._progress.preparing
-            )
-            shutil.copyfile(weights, kept)
+        with self._base_lock:  # the other side waits for the same
+            if not kept.exists():
+                weights = lora_base(
+                    target, planned(case, "base"), self._data, self.ab.device, log, self._progress.preparing
+                )
+                copied = kept.with_suffix(".tmp")
+                shutil.copyfile(weights, copied)
+                copied.replace(kept)
         return str(kept)
 
 
 class _Contender:
-    """A side of a session: a fresh server of its interpreter, and the one process that it forks for the case."""
+    """A side of a session: the fresh process that its server forks for it."""
 
-    def __init__(self, runner: AbRunner, case: AbCase, side: SideName, number: int, cpus: list[int] | None) -> None:
-        self._runner, self._case, self._side, self._number, self._cpus = runner, case, side, number, cpus
+    def __init__(
+        self, runner: AbRunner, target: Target, case: AbCase, side: SideName, number: int, cpus: list[int] | None
+    ) -> None:
+        self._runner, self._target, self._case, self._side = runner, target, case, side
+        self._number, self._cpus = number, cpus
         self._planned = planned(case, side)
-        one = runner.side(side)
-        self._target = Target(one.python, preload([self._planned]), one.folder, one.paths)
         self._log = runner.folder.log_path(case.id, side)
 
     @property
@@ -199,27 +216,31 @@ class _Contender:
         return self._planned.world_size
 
     def __enter__(self) -> _Contender:
-        self._target.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._target.__exit__()
-
-    def ready(self) -> None:
-        self._target.ready()
-
-    def kill(self) -> None:
         self._target.kill_job()
 
-    def train(self, socket: str) -> Trained:
+    def ready(self) -> None:
+        """A server that has died since is started again, which may take as long as the first time."""
+        with suppress(UserError):  # it could import torch when the comparison began: this session fails, and no more
+            self._target.ready()
+
+    def kill(self) -> None:
+        self._target.kill()
+
+    def train(self, socket: str, waited: Waited) -> Trained:
         log = self._runner.folder.path / self._log
+        deadline = self._planned.config["deadline_seconds"]
         try:
             job = self._runner.job(self._case, self._side, self._number, self._target, log)
+            outcome = self._target.run(job | {"turns": socket, "cpus": self._cpus}, log, deadline, waited=waited)
         except BaseError as error:
             problem = Error(type="BaseError", message=f"training LoRA's base failed: {error}", hint="see its log")
             return Trained(status="failed", error=problem, log=self._log)
-        deadline = self._planned.config["deadline_seconds"]
-        outcome = self._target.run(job | {"turns": socket, "cpus": self._cpus}, log, deadline)
+        except UserError as unfit:
+            problem = Error(type="ServerDied", message=unfit.message, hint=unfit.hint)
+            return Trained(status="failed", error=problem, log=self._log)
         failure = diagnose(self._planned, outcome, deadline)
         if failure is not None:
             return Trained(status=failure[0], error=failure[1], log=self._log)
@@ -273,7 +294,7 @@ def start(request: Request, progress: Progress, *, always_apart: bool = False) -
         cases = [planned(case, side) for case in request.cases for side in SIDES]
         data = load_data(request.data, cases, progress.preparing)
         (request.out / "logs").mkdir(parents=True, exist_ok=True)
-        base, cand, device = _described(request.base, request.cand, request.device, request.out, progress)
+        base, cand, device = _described(request.base, request.cand, cases, request.device, request.out, progress)
         ab = Ab(
             id=new_id(),
             suite=request.suite,
@@ -304,14 +325,18 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
     """Prepares to add sessions to a comparison.
 
     Raises:
-        UserError: the data or an environment is no longer what it was.
+        UserError: the data or an environment is no longer what it was, what is there cannot be read, or another process
+            adds sessions just now.
     """
+    folder.read()  # is it one?
+    folder.claim()
     ab = folder.read()
+    folder.sessions()  # one that is damaged is told of before anything is changed
     cases = [planned(case, side) for case in ab.cases for side in SIDES]
     data = load_data(ab.data.get("argument"), cases, progress.preparing)
     if data.text.describe() != {key: value for key, value in ab.data.items() if key != "argument"}:
         raise UserError(f"the text of --data {ab.data.get('argument')} is not what it was", "start a new comparison")
-    base, cand, _ = _described(ab.base, ab.cand, ab.device, folder.path, progress)
+    base, cand, _ = _described(ab.base, ab.cand, cases, ab.device, folder.path, progress)
     for side, before, after in (("base", ab.base, base), ("cand", ab.cand, cand)):
         changed = differences(before.environment, after.environment)
         if before.environment.get("packages") != after.environment.get("packages"):
@@ -329,14 +354,20 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
     return AbRunner(folder, ab, data, progress, always_apart=always_apart)
 
 
-def _described(base: AbSide, cand: AbSide, device: str, out: Path, progress: Progress) -> tuple[AbSide, AbSide, str]:
+def _described(
+    base: AbSide, cand: AbSide, cases: Sequence[Case], device: str, out: Path, progress: Progress
+) -> tuple[AbSide, AbSide, str]:
     """Both sides with their environments, and the device."""
     progress.preparing("importing torch on both sides")
     found = []
-    for side in (base, cand):
-        with Target(side.python, [], side.folder, side.paths) as target:
-            target.ready()
-            machine = describe(target, device, out / "logs" / "preparation.log", every_package=True)
-            device = machine["device"]
-            found.append(side.model_copy(update={"environment": fingerprint(machine, target.environ)}))
+    for name, side in (("base", base), ("cand", cand)):
+        try:
+            # With all that a session imports: who compiles modules needs more memory than who finds them compiled.
+            with Target(side.python, preload(cases), side.folder, side.paths) as target:
+                target.ready()
+                machine = describe(target, device, out / "logs" / "preparation.log", every_package=True)
+                device = machine["device"]
+                found.append(side.model_copy(update={"environment": fingerprint(machine, target.environ)}))
+        except UserError as error:
+            raise UserError(f"{name}: {error.message}", error.hint) from None
     return found[0], found[1], device

@@ -19,7 +19,7 @@ LEAVE_SECONDS = 60.0  # for a side that has had its last turn
 
 
 class Contender(Protocol):
-    """One side of a pair. Entering starts its process; leaving ends it and all that it started, whatever it does."""
+    """One side of a pair. Leaving ends its process and all that it started, whatever it does."""
 
     @property
     def ranks(self) -> int:
@@ -33,12 +33,16 @@ class Contender(Protocol):
         """Waits until it can train. Raises: UserError: it never will."""
         ...
 
-    def train(self, socket: str) -> Trained:
-        """Trains when it is its turn, until there are no more; how that ended. Called in a thread."""
+    def train(self, socket: str, waited: Callable[[], float]) -> Trained:
+        """Trains when it is its turn, until there are no more; how that ended. Called in a thread.
+
+        Args:
+            waited: seconds so far in which it was not its turn, which are not held against its deadline.
+        """
         ...
 
     def kill(self) -> None:
-        """Ends the training at once."""
+        """Ends the training at once, whatever state its processes are in."""
         ...
 
 
@@ -67,26 +71,40 @@ def in_turns(
             stack.enter_context(contenders[side])
         for side in start:
             contenders[side].ready()
-        runs = {side: _Run(contenders[side], conductor.path) for side in start}
-        sizes = {side: contenders[side].ranks for side in start}
-        gone: SideName | None = None
-        try:
-            seconds = conductor.wait_for(sizes, _alive(runs))
+        runs = {side: _Run(side, contenders[side], conductor) for side in start}
+        seconds = conductor.wait_for({side: contenders[side].ranks for side in start}, _alive(runs))
+        gone = set(SIDES) - seconds.keys()
+        if not gone:
             steps = steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
-            for _ in range(rounds):
-                first, second = order.sample(SIDES, 2)
-                turns = {side: conductor.turn(side, steps) for side in (first, second)}
-                session.rounds.append(Round(first=first, base=turns["base"], cand=turns["cand"]))
-        except SideGoneError as error:
-            gone = error.side
+            session.rounds, gone = _rounds(conductor, rounds, steps, order)
         for side in SIDES:
-            if gone is not None and side != gone and runs[side].alive:
+            if gone and side not in gone and runs[side].alive:
                 contenders[side].kill()  # the one that is left cannot go on alone
                 session.trained[side] = Trained(status="aborted")
             else:
                 conductor.end(side)
-                session.trained[side] = runs[side].result(gone=side == gone)
+                session.trained[side] = runs[side].result(gone=bool(gone))
     return session
+
+
+def _rounds(conductor: Conductor, rounds: int, steps: int, order: random.Random) -> tuple[list[Round], set[SideName]]:
+    """Turns of both sides; the whole rounds, and who is gone if there are fewer than asked for.
+
+    If one is gone, the other still has its turn of that round: they may be broken alike.
+    """
+    found: list[Round] = []
+    gone: set[SideName] = set()
+    while len(found) < rounds and not gone:
+        turns: dict[SideName, Turn] = {}
+        first, second = order.sample(SIDES, 2)
+        for side in (first, second):
+            try:
+                turns[side] = conductor.turn(side, steps)
+            except SideGoneError:
+                gone.add(side)
+        if not gone:
+            found.append(Round(first=first, base=turns["base"], cand=turns["cand"]))
+    return found, gone
 
 
 def apart(
@@ -101,20 +119,17 @@ def apart(
     for side in start:
         with Conductor() as conductor, contenders[side] as _:
             contenders[side].ready()
-            run = _Run(contenders[side], conductor.path)
-            gone, runs = False, {side: run}
+            run = _Run(side, contenders[side], conductor)
+            seconds = conductor.wait_for({side: contenders[side].ranks}, _alive({side: run}))
+            gone = not seconds
+            steps = steps or steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
             try:
-                seconds = conductor.wait_for({side: contenders[side].ranks}, _alive(runs))
-                steps = steps or steps_of_a_turn(seconds, shortest=SHORTEST_TURN, turn_seconds=TURN_SECONDS)
-                turns[side] = joined([conductor.turn(side, steps) for _ in range(rounds)])
+                if not gone:
+                    turns[side] = joined([conductor.turn(side, steps) for _ in range(rounds)])
             except SideGoneError:
                 gone = True
             conductor.end(side)
             session.trained[side] = run.result(gone=gone)
-        if gone:
-            break
-    for side in SIDES:
-        session.trained.setdefault(side, Trained(status="aborted"))
     if len(turns) == len(SIDES):
         session.rounds.append(Round(first=start[0], base=turns["base"], cand=turns["cand"]))
     return session
@@ -139,8 +154,8 @@ def _alive(runs: Mapping[SideName, _Run]) -> Callable[[SideName], bool]:
 class _Run:
     """A contender that trains, in a thread of its own."""
 
-    def __init__(self, contender: Contender, socket: str) -> None:
-        self._contender, self._socket = contender, socket
+    def __init__(self, side: SideName, contender: Contender, conductor: Conductor) -> None:
+        self._side, self._contender, self._conductor = side, contender, conductor
         self._trained: Trained | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._train, daemon=True)
@@ -148,7 +163,7 @@ class _Run:
 
     def _train(self) -> None:
         try:
-            self._trained = self._contender.train(self._socket)
+            self._trained = self._contender.train(self._conductor.path, lambda: self._conductor.waited(self._side))
         except BaseException as error:  # raised again where somebody waits for the result
             self._error = error
 
@@ -166,7 +181,7 @@ class _Run:
         if self._thread.is_alive():
             self._contender.kill()
             self._thread.join()
-            if self._trained is not None and self._trained.error is None:
+            if self._trained is not None:  # what it says of its end is what we did to it
                 message = f"did not end within {LEAVE_SECONDS:.0f} s of its last turn"
                 error = Error(type="Timeout", message=message, hint="its log holds its last words")
                 return self._trained.model_copy(update={"status": "timeout", "error": error})

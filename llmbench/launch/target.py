@@ -21,9 +21,12 @@ from llmbench.paths import PACKAGE
 
 START_SECONDS = 180.0  # to import torch, from a cold network disk
 STACK_SECONDS = 2.0  # for a hanging job to write its stack before it is killed
+KILLED_SECONDS = 10.0  # for the server to tell that its killed job is gone
+SHORTEST_LOOK = 0.1  # seconds between looks at the deadline of a job that waits
 MINIMUM_TORCH = (2, 6)
 
 OnEvent = Callable[[dict[str, Any]], None]
+Waited = Callable[[], float]
 
 
 @dataclass
@@ -140,7 +143,14 @@ class Target:
             self.hello = event
         return self.hello
 
-    def run(self, job: dict[str, Any], log: Path, deadline: float, on_event: OnEvent = lambda event: None) -> Outcome:
+    def run(
+        self,
+        job: dict[str, Any],
+        log: Path,
+        deadline: float,
+        on_event: OnEvent = lambda event: None,
+        waited: Waited = lambda: 0.0,
+    ) -> Outcome:
         """Does one job in a fresh process.
 
         Args:
@@ -148,6 +158,7 @@ class Target:
             log: file to which the job's stdout and stderr are appended.
             deadline: seconds until it is stopped.
             on_event: told of each phase as it begins.
+            waited: seconds so far for which the job had to wait for others; they come on top of the deadline.
         """
         if self._process is None or self._process.poll() is not None:
             self._stop()
@@ -162,7 +173,7 @@ class Target:
             files = {"result": str(result), "log": str(log.resolve()), "heartbeat": str(heartbeat)}
             begins = {rank: _size(log_of(log, rank)) for rank in range(job.get("world_size", 1))}
             self._send(job | files | {"asked_at": begin})
-            self._watch(outcome, begin + deadline, on_event)
+            self._watch(outcome, lambda: begin + deadline + waited(), on_event)
             self._heartbeat = None
             steps = _counters(heartbeat)
             outcome.steps = min(steps, default=0)
@@ -187,14 +198,25 @@ class Target:
         if self._job is not None:
             _kill_group(self._job)
 
-    def _watch(self, outcome: Outcome, deadline: float, on_event: OnEvent) -> None:
+    def kill(self) -> None:
+        """Kills the server too, which may be what hangs. The next job gets a new one."""
+        self.kill_job()
+        if self._process is not None:
+            _kill_group(self._process.pid)
+
+    def _watch(self, outcome: Outcome, deadline: Callable[[], float], on_event: OnEvent) -> None:
         while True:
-            event = self._next(deadline - time.monotonic())
+            event = self._next(max(deadline() - time.monotonic(), SHORTEST_LOOK))
             if event is None and self._alive():
+                if time.monotonic() < deadline():
+                    time.sleep(SHORTEST_LOOK)  # it had to wait meanwhile, or the server is about to be gone
+                    continue
                 outcome.timed_out = True
                 self._ask_for_stack(outcome)
                 self.kill_job()
-                event = self._next(START_SECONDS, until="exited")
+                event = self._next(KILLED_SECONDS, until="exited")
+                if event is None:
+                    self.kill()  # it is the server that does not go on
             if event is None:
                 return  # the server died, and took the job with it
             if event["event"] == "started":
@@ -239,6 +261,8 @@ class Target:
                 start_new_session=True,
             )
         except OSError as error:
+            if error.filename == self._folder:
+                raise UserError(f"{self._folder}: {error.strerror}", "the folder that it is to work in") from None
             raise UserError(
                 f"--python {self.python}: {error.strerror}", "name a Python interpreter, such as VENV/bin/python"
             ) from None
@@ -269,8 +293,11 @@ class Target:
     def _send(self, job: dict[str, Any]) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self.kill()  # it died a moment ago, or takes no jobs any more: who watches the job sees it end
 
     def _alive(self) -> bool:
         return self._process is not None and self._process.poll() is None

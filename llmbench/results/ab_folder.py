@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
+from typing import IO
 
 from pydantic import ValidationError
 
@@ -32,6 +34,7 @@ class AbFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._damage: dict[str, None] = {}
+        self._lock: IO[str] | None = None
 
     @property
     def damage(self) -> list[str]:
@@ -53,10 +56,37 @@ class AbFolder:
                     f"add sessions to it with --resume {path}, or choose another folder with --out",
                 )
             (path / "logs").mkdir(parents=True, exist_ok=True)
+            folder.claim()
             folder.write(ab)
         except OSError as error:
             raise UserError(f"cannot write to {path}: {error.strerror}", "choose another folder with --out") from None
         return folder
+
+    def claim(self) -> None:
+        """Keeps others from adding sessions, until ``release`` or the end of this process, however it ends.
+
+        Raises:
+            UserError: another process adds some just now.
+            OSError: the folder cannot be written.
+        """
+        if self._lock is not None:
+            return
+        self._lock = open(self.path / ".lock", "a")  # noqa: SIM115
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise UserError(
+                f"{self.path}: another `llmbench ab` adds sessions to it just now", "wait until it has ended"
+            ) from None
+        except OSError:
+            return  # a file system without locks, as some network's
+
+    def release(self) -> None:
+        """Lets others add sessions again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     @property
     def _ab_file(self) -> Path:
@@ -86,11 +116,28 @@ class AbFolder:
         return parse(Ab, text, self._ab_file)
 
     def write(self, ab: Ab) -> None:
-        write_atomically(self._ab_file, ab.model_dump_json(indent=2) + "\n")
+        """Raises: UserError: it cannot be written."""
+        try:
+            write_atomically(self._ab_file, ab.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def append(self, session: AbSession) -> None:
-        """Adds a session; on return it survives ``kill -9`` and a power cut."""
-        append_line(self._sessions_file, session.model_dump_json())
+        """Adds a session; on return it survives ``kill -9`` and a power cut.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            append_line(self._sessions_file, session.model_dump_json())
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write to {self.path}: {error.strerror}",
+            f"the sessions that are done are kept; `llmbench ab --resume {self.path}` adds more",
+        )
 
     def sessions(self) -> list[AbSession]:
         """All of them, in the order in which they were done.

@@ -237,10 +237,10 @@ def _open(found: Difference, reason: str | None) -> str | None:
 
 
 def _broken(case: str, sessions: Sequence[AbSession], whole: int, seconds: float) -> Row | None:
-    """The first failure of a candidate, else of a base: a rerun does not make it undone."""
-    outcomes: dict[SideName, Outcome] = {"cand": "broken", "base": "no base"}
-    for side, outcome in outcomes.items():
-        for session in sessions:
+    """The first failure: a rerun does not make it undone. Where both fail, nobody can tell what the candidate broke."""
+    outcomes: dict[SideName, Outcome] = {"base": "no base", "cand": "broken"}
+    for session in sessions:
+        for side, outcome in outcomes.items():
             trained = session.of(side)
             if trained.error and not (trained.status == _OUT_OF_MEMORY and session.design == "lockstep"):
                 many = sum(one.of(side).error is not None for one in sessions)

@@ -41,7 +41,7 @@ VALUES = {
     "sessions": ("N", "most sessions of a marked test; default: 20"),
     "rounds": ("N", "rounds of turns in a session; default: 24"),
     "warmup": ("N", "steps before the first turn; default: 10"),
-    "deadline": ("SECONDS", "for a side to get ready, and for each of its turns; default: 300"),
+    "deadline": ("SECONDS", "of a side for a session, without the other's turns; default: 300"),
     "cpus": ("N", "pin both sides to the same N CPUs, the idlest; default: no pinning"),
     "out": ("DIR", "folder of the comparison; default: reports/ab/pytest-ID"),
     "args": ("ARGS", "more arguments for the pytest of both sides, such as '--device cuda'"),
@@ -148,7 +148,10 @@ def _plain(item: pytest.Item, step: Step) -> None:
         why = "no base: --llmbench-base, llmbench_base or the mark names one"
     item.user_properties += [
         (f"{PROPERTY}verdict", "not gated"),
-        (f"{PROPERTY}line", f"· not gated     {item.nodeid}  {STEPS_OF_A_PLAIN_TEST} steps, as an ordinary test ({why})"),
+        (
+            f"{PROPERTY}line",
+            f"· not gated     {item.nodeid}  {STEPS_OF_A_PLAIN_TEST} steps, as an ordinary test ({why})",
+        ),
     ]
 
 
@@ -165,8 +168,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     told = {
         report.nodeid: properties
         for report in reports
-        if isinstance(report, pytest.TestReport)
-        and (properties := dict(report.user_properties)).get(f"{PROPERTY}line")
+        if isinstance(report, pytest.TestReport) and (properties := dict(report.user_properties)).get(f"{PROPERTY}line")
     }
     if not told:
         return

@@ -267,11 +267,15 @@ def threads(case: Case, device: str) -> int | None:
 
 def _cpus(case: AbCase, device: str) -> list[int] | None:
     """The idlest CPUs, one for each thread, to which both sides are pinned; None: they may use all."""
-    allowed = sorted(os.sched_getaffinity(0))
     asked = [threads(planned(case, side), device) for side in SIDES]
     if device != "cpu" or None in asked:
         return None
-    needed = max(number or 1 for number in asked) * max(case.base.world_size, case.cand.world_size)
+    return idlest(max(number or 1 for number in asked) * max(case.base.world_size, case.cand.world_size))
+
+
+def idlest(needed: int) -> list[int] | None:
+    """So many of the CPUs that may be used, those with least to do; None if that would be all."""
+    allowed = sorted(os.sched_getaffinity(0))
     if needed >= len(allowed):
         return None
     busy = psutil.cpu_percent(CPU_LOOK_SECONDS, percpu=True)

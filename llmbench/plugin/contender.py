@@ -12,13 +12,15 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmbench.launch.pair import SHORTEST_TURN
 from llmbench.launch.target import patience, signal_name
 from llmbench.paths import PACKAGE
 from llmbench.plugin.rules import Rules
@@ -27,10 +29,11 @@ from llmbench.pytest_plugin import SIDE, chosen
 from llmbench.results.ab import AbSide, SideName, Trained
 from llmbench.results.schema import Error, Memory
 
-WAITING = 3.0  # deadlines: a side gets ready, and waits for the other, and leaves
+STACK_SECONDS = 0.5  # for a side that hangs to write its stacks before it is killed
+LOOK_SECONDS = 0.5
 # Variables of the user's pytest that would change what a side is, or slow its steps down.
 _OF_THE_PARENT = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_", "COV_CORE_", "COVERAGE_PROCESS_")
-_HUNG = re.compile(r"^Timeout \(.*?^\s+File \"(?P<file>[^\"]+)\", line (?P<line>\d+) in (?P<name>\S+)", re.M | re.S)
+_INNERMOST = re.compile(r'^Current thread .*\n  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>.+)$', re.M)
 
 
 @dataclass(frozen=True)
@@ -111,24 +114,23 @@ class PytestSide:
         """Ends its pytest and all that this started; one that has not been started yet never is."""
         with self._lock:
             self._ended = True
-            if self._process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+            self._kill_group()
 
-    def train(self, socket: str) -> Trained:
+    def train(self, socket: str, waited: Callable[[], float]) -> Trained:
         log = self._folder / self._log
         begin = log.stat().st_size if log.exists() else 0
         with tempfile.TemporaryDirectory(prefix="llmbench-side-") as folder:
             result = Path(folder, "result.json")
-            code = self._run(socket, result, log)
+            code, hung = self._run(socket, result, log, waited)
             found = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
         if code is None:
             return Trained(status="aborted", log=self._log)
         self.machine = found.get("machine", {})
         self.skipped = found.get("skipped")
-        error = self._error(code, found, log.read_bytes()[begin:].decode("utf-8", errors="replace"))
+        said = log.read_bytes()[begin:].decode("utf-8", errors="replace")
+        error = self._hung(said) if hung else self._error(code, found, said)
         if error is not None:
-            return Trained(status="timeout" if error.type == "Timeout" else "failed", error=error, log=self._log)
+            return Trained(status="timeout" if hung else "failed", error=error, log=self._log)
         return Trained(
             memory=Memory.model_validate(found["memory"]),
             loss=[value if value is not None and math.isfinite(value) else None for value in found["losses"]],
@@ -137,17 +139,19 @@ class PytestSide:
             log=self._log,
         )
 
-    def _run(self, socket: str, result: Path, log: Path) -> int | None:
-        """Exit code of its pytest, negative for a signal; None if it was ended from here."""
+    def _run(self, socket: str, result: Path, log: Path, waited: Callable[[], float]) -> tuple[int | None, bool]:
+        """Exit code of its pytest, negative for a signal, None if it was ended by ``kill``; and whether it hung."""
         job = result.with_name("job.json")
-        cache = result.with_name("cache")
         job.write_text(json.dumps(self._job(socket, result)), encoding="utf-8")
+        start = str(PACKAGE / "worker" / "start.py")
+        arguments = self._arguments(result.with_name("cache"))
+        hung = False
         with open(log, "ab") as output:
             with self._lock:
                 if self._ended:
-                    return None
+                    return None, False
                 self._process = subprocess.Popen(
-                    [self._side.python, str(PACKAGE / "worker" / "start.py"), "--pytest", str(job), *self._arguments(cache)],
+                    [self._side.python, start, "--pytest", str(job), *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -155,17 +159,24 @@ class PytestSide:
                     env=self._environ(),
                     start_new_session=True,
                 )
-            patience_seconds = self._rules.budget + WAITING * self._rules.deadline
-            try:
-                self._process.wait(patience_seconds)
-            except subprocess.TimeoutExpired:  # its own deadline did not end it: it was stopped, say
-                output.write(f"Timeout ({patience_seconds:g} s)\n".encode())
-                self.kill()
-                self._ended = False
-            code = self._process.wait()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # what it left behind, such as workers of a data loader
-        return None if self._ended else code
+            begin = time.monotonic()
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = self._process.wait(LOOK_SECONDS)
+                    break
+                if not hung and time.monotonic() - begin - waited() > self._rules.deadline:
+                    hung = True
+                    self._process.send_signal(signal.SIGUSR1)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._process.wait(STACK_SECONDS)
+                    self._kill_group()
+        self._kill_group()  # what it left behind, such as workers of a data loader
+        return (None if self._ended else code), hung
+
+    def _kill_group(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _job(self, socket: str, result: Path) -> dict[str, Any]:
         return {
@@ -174,8 +185,7 @@ class PytestSide:
             "result": str(result),
             "parent": os.getpid(),
             "warmup": self._rules.warmup,
-            "deadline": self._rules.deadline,
-            "losses": self._rules.warmup + 3 * self._rules.rounds,
+            "losses": self._rules.warmup + SHORTEST_TURN * self._rules.rounds,
             "cpus": self._cpus,
             "describe": self._describe,
             "own": [str(folder.resolve()) for folder in self._tree.files],
@@ -203,15 +213,17 @@ class PytestSide:
             environ["PYTHONPATH"] = os.pathsep.join([*self._tree.paths, *filter(None, [environ.get("PYTHONPATH")])])
         return environ
 
+    def _hung(self, said: str) -> Error:
+        at = _INNERMOST.search(said)
+        where = f", in {at['name']} ({Path(at['file']).name}:{at['line']})" if at else ""
+        message = f"no end after {self._rules.deadline:g} s{where}"
+        return Error(type="Timeout", message=message, hint="its log holds its stacks; deadline= gives it more time")
+
     def _error(self, code: int, found: Mapping[str, Any], said: str) -> Error | None:
         """Why there is no result; None if there is one."""
         hint = "its log holds its last words"
         if code < 0:
             return Error(type=signal_name(-code), message=f"killed by {signal_name(-code)}", hint=hint)
-        if "Timeout (" in said and not found:
-            hung = _HUNG.search(said)
-            where = f", in {hung['name']} ({Path(hung['file']).name}:{hung['line']})" if hung else ""
-            return Error(type="Timeout", message=f"hung for {self._rules.deadline:g} s{where}", hint=hint)
         if error := found.get("error"):
             return Error(type=error["type"], message=error["message"], hint=hint)
         if self.skipped is not None:

@@ -32,7 +32,7 @@ class Rules:
         sessions: most of them.
         rounds: of turns in a session.
         warmup: steps before the first turn.
-        deadline: seconds for a side to get ready, and for each of its turns.
+        deadline: seconds that a side may take for a session, without the other's turns.
         cpus: number of CPUs to which both sides are pinned.
         base_may_fail: then there is nothing to hold the test against, and it is skipped.
     """
@@ -70,7 +70,9 @@ def rules_of(item: pytest.Item) -> Rules | None:
         base=base,
         limit=_percent("limit", said("limit"), 5),
         tolerance=_percent("tolerance", said("tolerance"), 1),
-        loss_margin=None if said("loss_may_change") is None else _percent("loss_may_change", said("loss_may_change"), 0),
+        loss_margin=None
+        if said("loss_may_change") is None
+        else _percent("loss_may_change", said("loss_may_change"), 0),
         budget=_number("budget", said("budget"), 100.0, 1.0, float),
         sessions=_number("sessions", said("sessions"), 20, FEWEST_SESSIONS, int),
         rounds=_number("rounds", said("rounds"), 24, 4, int),

@@ -1,4 +1,4 @@
-"""Where the two sides of a test run: the user's checkout, and a base's files with the candidate's test laid over them."""
+"""Where the two sides of a test run: the user's checkout, and a base's files with the candidate's test over them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def base(side: AbSide, cand: Tree, test: Path, folder: Path) -> Tree:
     below = cand.root.relative_to(top)
     kept = Path(side.folder)
     # A revision without this folder is told to run in the root of its checkout.
-    kept = kept.parents[len(below.parts) - 1] if below.parts and kept.parts[-len(below.parts) :] == below.parts else kept
+    kept = (
+        kept.parents[len(below.parts) - 1] if below.parts and kept.parts[-len(below.parts) :] == below.parts else kept
+    )
     made = folder / top.name
     _lay_over(kept, made, test.relative_to(top).parts, test)
     root = made / below

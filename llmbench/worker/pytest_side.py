@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -38,8 +39,8 @@ def run(job: str, arguments: list[str]) -> int:
     """Runs one test of one side; pytest's exit code.
 
     Args:
-        job: JSON file: ``socket`` ``side`` ``parent`` ``result``, the steps of the ``warmup``, the ``deadline`` in
-            seconds, how many ``losses`` to tell, ``cpus`` to be pinned to or None, whether to ``describe`` the
+        job: JSON file: ``socket`` ``side`` ``parent`` ``result``, the steps of the ``warmup``, how many
+            ``losses`` to tell, ``cpus`` to be pinned to or None, whether to ``describe`` the
             environment, the folders that are its ``own``, and that of the ``other`` side or None.
         arguments: for pytest.
     """
@@ -48,10 +49,10 @@ def run(job: str, arguments: list[str]) -> int:
     die_with(told["parent"])
     if told["cpus"]:
         os.sched_setaffinity(0, told["cpus"])
-    side = Side(told)
-    side.watch()
+    # Who gives up waiting asks for the stacks before it kills.
+    faulthandler.register(signal.SIGUSR1, file=os.dup(2), all_threads=True)
     # Where llmbench is installed, its entry point would load the plugin a second time.
-    return int(pytest.main(arguments, plugins=["no:llmbench", "llmbench.pytest_plugin", side]))
+    return int(pytest.main(arguments, plugins=["no:llmbench", "llmbench.pytest_plugin", Side(told)]))
 
 
 class Side:
@@ -60,15 +61,7 @@ class Side:
     def __init__(self, job: dict[str, Any]) -> None:
         self.__name__ = NAME
         self._job = job
-        self._log = os.dup(2)
         self._found: dict[str, Any] = {"passed": False}
-
-    def watch(self) -> None:
-        """From now on this process ends itself, its stacks told, if it does not go on within the deadline."""
-        faulthandler.dump_traceback_later(self._job["deadline"], exit=True, file=self._log)
-
-    def unwatch(self) -> None:
-        faulthandler.cancel_dump_traceback_later()
 
     def lockstep(self, step: Step) -> None:
         """Warms up, and takes turns until there are no more."""
@@ -88,9 +81,7 @@ class Side:
         self._found["facts"] = meter.facts
         preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         turns = Turns(self._job["socket"], self._job["side"])
-        self.unwatch()  # now the other one may take its time
-        turns.serve(one, _Watched(clock, self), warm_up)
-        self.watch()
+        turns.serve(one, clock, warm_up)
         self._found["preempted"] = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted
         self._found["memory"] = meter.read()
         self._found["losses"] = [] if losses[0] is None else [_number(loss) for loss in losses[: self._job["losses"]]]
@@ -158,23 +149,6 @@ class Side:
         return None
 
 
-class _Watched:
-    """The clock of a side, by which it is also known when it has its turn: a turn begins and ends synchronised."""
-
-    def __init__(self, clock: Clock, side: Side) -> None:
-        self._clock, self._side = clock, side
-        self.mark, self.between = clock.mark, clock.between
-        self._working = False
-
-    def synchronize(self) -> None:
-        if not self._working:
-            self._side.watch()
-        self._clock.synchronize()
-        if self._working:
-            self._side.unwatch()
-        self._working = not self._working
-
-
 class _Resident:
     """The peak of the resident memory, in a process without torch."""
 
@@ -185,6 +159,13 @@ class _Resident:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
         return {"peak_rss_bytes": peak}
+
+
+class _Silent:
+    """Nobody is told of events."""
+
+    def send(self, event: str, **values: Any) -> None:
+        return
 
 
 def _measuring() -> tuple[Any, Clock]:
@@ -227,11 +208,10 @@ def _machine() -> dict[str, Any]:
     if "torch" in sys.modules:
         import torch
 
-        from llmbench.worker.events import Events
         from llmbench.worker.measure.machine import describe_machine
 
         device = "cuda" if torch.cuda.is_available() and torch.cuda.is_initialized() else "cpu"
-        return describe_machine({"device": device, "every_package": True}, Events.silent())
+        return describe_machine({"device": device, "every_package": True}, _Silent())
     found = {"version": platform.python_version(), "implementation": platform.python_implementation()}
     packages = {one.metadata["Name"]: one.version for one in metadata.distributions() if one.metadata["Name"]}
     return {

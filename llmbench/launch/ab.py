@@ -335,6 +335,8 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
     folder.read()  # is it one?
     folder.claim()
     ab = folder.read()
+    if not ab.data:
+        raise UserError(f"{folder.path} was made by pytest, and not by this command", "run its tests again")
     folder.sessions()  # one that is damaged is told of before anything is changed
     cases = [planned(case, side) for case in ab.cases for side in SIDES]
     data = load_data(ab.data.get("argument"), cases, progress.preparing)

@@ -33,7 +33,7 @@ STACK_SECONDS = 0.5  # for a side that hangs to write its stacks before it is ki
 LOOK_SECONDS = 0.5
 # Variables of the user's pytest that would change what a side is, or slow its steps down.
 _OF_THE_PARENT = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_", "COV_CORE_", "COVERAGE_PROCESS_")
-_INNERMOST = re.compile(r'^Current thread .*\n  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>.+)$', re.M)
+_INNERMOST = re.compile(r'Current thread .*\n  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>.+)$', re.M)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -74,12 +75,15 @@ class Gates:
         return True
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Comparisons of which not every test was run (``-x``) are not left as if they went on."""
+    def pytest_sessionfinish(self) -> None:
+        """Comparisons of which not every test was run (``-x``, Ctrl-C) are not left as if they went on."""
         for folder in self._folders.values():
-            ab = folder.read()
-            if ab.status == "running":
-                folder.write(ab.model_copy(update={"status": "interrupted"}))
+            with contextlib.suppress(UserError):  # another worker of xdist goes on with it, or it cannot be written
+                folder.claim()
+                ab = folder.read()
+                if ab.status == "running":
+                    folder.write(ab.model_copy(update={"status": "interrupted"}))
+            folder.release()
 
     def _compared(self, item: pytest.Item, rules: Rules) -> tuple[CaseVerdict, AbComparison, GatedTest]:
         """Adds sessions of a test to its comparison, and writes the report anew."""

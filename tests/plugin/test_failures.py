@@ -52,8 +52,8 @@ def test_a_side_that_does_not_come_to_its_end(project: Project, side: str, call:
     project.write(test_step=misbehaving(side, call, what))
     done = project.pytest("--llmbench-deadline=4")
     assert done.returncode == 1
-    assert f"{side.upper()} " in done.stdout
-    assert says in done.stdout
+    assert f"{side.upper()} " in done.stdout, done.stdout
+    assert says in done.stdout, done.stdout
     other = {"base": "CAND", "cand": "BASE"}[side]
     assert f"--- {other}" not in done.stdout
     assert f"--- {side.upper()}: {says}" in done.stdout
@@ -103,7 +103,7 @@ def test_a_wrong_mark(project: Project, case: str) -> None:
     done = subprocess.run(quick, cwd=project.path, env=project.environ, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
     assert "llmbench: " in done.stdout
-    assert says in done.stdout
+    assert says in done.stdout, done.stdout
     assert hint in done.stdout
     assert "Traceback" not in done.stdout
     assert not (project.path / "out").exists()
@@ -121,7 +121,7 @@ def test_mark_and_fixture_belong_together(project: Project, before: str, after: 
     project.write(test_step=TEST.replace(before, after))
     done = project.pytest()
     assert done.returncode == 1
-    assert says in done.stdout
+    assert says in done.stdout, done.stdout
 
 
 NEW = TEST.replace("import work", "import brand_new as work")

@@ -18,7 +18,6 @@ from llmbench.errors import UserError
 from llmbench.results.redact import redact
 
 USAGE = 2
-INTERRUPTED = 130
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The rules in use today: whether the candidate's processes are slower than the base's, by the steps of each.
 
-What stands in brackets in ``../shared/anchors`` terms: a side is n fresh processes. Where a tool takes one process, its
-steps are those of all n together. Needs numpy and scipy.
+A side is some fresh processes of the same code. Where a tool takes one process, its steps are those of all together.
+Needs numpy and scipy.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
 DIR holds recordings as ``recorded_sessions.py`` describes them; without it, the folder that LLMBENCH_REGRESSION_DATA
 names, or ../shared/data/regression beside the repository. A draw puts the sessions in a random order (and again, where
 there are fewer than the last look takes), swaps the sides of each by the toss of a coin, and makes the candidate slower
-by an exact factor; then they are judged one after the other as ``llmbench ab`` does. The table beside it holds the rules in use today, on the fresh processes of the same
-folder. The last line is the result as JSON; with ``--json`` it is the only one.
+by an exact factor; then they are judged one after the other as ``llmbench ab`` does. The table beside it holds the
+rules in use today, on the fresh processes of the same folder. The last line is the result as JSON; with ``--json`` it
+is the only one.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from recorded_sessions import Process, fresh_processes, lockstep_sessions, sessi
 
 from llmbench.errors import UserError
 from llmbench.results.ab import Round, Turn
-from llmbench.stats.lockstep import METRICS, Gate, Verdict, differences, given_up, judge, settled
-from llmbench.stats.sequential import next_look
+from llmbench.stats.ab import look
+from llmbench.stats.lockstep import METRICS, Difference, Gate, Verdict, differences
 
 SLOWDOWNS = (0, 2, 5, 10)  # percent
 PROCESSES = (5, 10, 20)  # of each side, for the rules in use today
@@ -51,24 +52,20 @@ class Outcome:
         return self.shares.get(verdict, 0.0)
 
 
-def case_verdict(sessions: Sequence[Session], gate: Gate, *, gives_up: bool = True) -> tuple[Verdict, int]:
+def case_verdict(sessions: Sequence[Session], gate: Gate) -> tuple[Verdict, int]:
     """The verdict of one case, and after how many of the sessions it was in.
 
     Args:
         sessions: as many as the last look takes.
-        gives_up: on a machine that is too noisy.
     """
-    look: int | None = gate.looks[0]
-    while look is not None:
-        seen = look
-        values = {metric: [session[metric] for session in sessions[:seen]] for metric in METRICS}
-        found = [difference for metric in METRICS if (difference := judge(values[metric], gate)) is not None]
-        if settled(found) or (gives_up and given_up(values.values(), gate)):
-            break
-        look = next_look(seen, gate.looks)
-    verdicts = {difference.verdict for difference in found}
-    worst: tuple[Verdict, ...] = ("slower", "inconclusive", "same", "faster")
-    return next(verdict for verdict in worst if verdict in verdicts), seen
+    times, _, _ = look(sessions, gate)
+    return worst(list(times.values())), max(found.sessions for found in times.values())
+
+
+def worst(found: Sequence[Difference]) -> Verdict:
+    """Of the metrics of a case."""
+    order: tuple[Verdict, ...] = ("slower", "inconclusive", "same", "faster")
+    return min((one.verdict for one in found), key=order.index)
 
 
 def shuffled(count: int, most: int, rng: random.Random) -> list[int]:
@@ -211,13 +208,13 @@ def classic_table(processes: Sequence[Process], draws: int, seed: int) -> None:
     cost = sum(process.cost for process in processes) / len(processes)
 
     def stored(number: int, rng: np.random.Generator) -> tuple[Side, Side]:
-        """n processes in a row, then n more, or the other way round."""
+        """So many processes in a row, then as many more, or the other way round."""
         start = int(rng.integers(0, len(arrays) - 2 * number + 1))
         one, other = arrays[start : start + number], arrays[start + number : start + 2 * number]
         return (one, other) if rng.integers(2) else (other, one)
 
     def in_turns(number: int, rng: np.random.Generator) -> tuple[Side, Side]:
-        """Two processes of each of n blocks; which is the candidate's, by the toss of a coin."""
+        """Two processes of each of so many blocks; which is the candidate's, by the toss of a coin."""
         chosen = [pairs[place] for place in rng.permutation(len(pairs))[:number]]
         chosen = [pair if rng.integers(2) else pair[::-1] for pair in chosen]
         return [arrays[one] for one, _ in chosen], [arrays[other] for _, other in chosen]

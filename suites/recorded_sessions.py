@@ -1,7 +1,7 @@
 """Recorded step times of identical code: lock-step sessions and fresh processes, from the CSV files of a folder.
 
-lock.csv             session, kind (AA: identical code; others are left out), side (A, B), round (below 0: warm-up), order
-                     (0: went first), step, wall_ns, thread_cpu_ns
+lock.csv             session, kind (AA: identical code; others are left out), side (A, B), round (below 0: warm-up),
+                     order (0: went first), step, wall_ns, thread_cpu_ns
 lock_sessions.csv    session, kind, total_s
 runs.csv, steps.csv  fresh processes: run_id, block, arm (A…: identical code), t_start, wall_total_s; run_id, step,
                      wall_ns

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.errors import UserError
+from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, AbSide, Round, Trained, Turn
+from llmbench.results.ab_folder import AbFolder
 from llmbench.results.schema import (
     Bandwidth,
     Communication,
@@ -687,3 +689,68 @@ def eventful_history(path: Path, amount: int = 40) -> list[RunFolder]:
         return torch_at("2.13.0+cpu" if number >= 0.6 * amount else "2.12.1+cpu", kernel=f"6.12.{number // 15}")
 
     return nights(path, amount, cases, factor, environment=environment, suite=lambda _: "nightly")
+
+
+def ab_comparison(
+    path: Path,
+    number: int,
+    cases: Sequence[PlannedCase],
+    ratio: Callable[[PlannedCase, int], float | None],
+    *,
+    sessions: int = 5,
+    noise: float = 0.01,
+    **changes: Any,
+) -> AbFolder:
+    """A comparison of one night, in ``path/ID``: a base that is pinned, and the candidate of that night.
+
+    Args:
+        ratio: time of the candidate over that of the base, by case and session; None: the candidate failed.
+        noise: standard deviation of its logarithm, from session to session.
+        changes: of ``ab.json``.
+    """
+    run = night(number)
+    rng = random.Random(number)
+    pinned_commit, started = "ba5e" + "0" * 36, datetime.fromisoformat(run.started_at)
+    side = {"asked": "git:HEAD", "label": "HEAD", "kind": "revision", "python": "/venv/bin/python"}
+    values: dict[str, Any] = {
+        "id": run.id,
+        "suite": "smoke",
+        "cases": [AbCase(id=case.case, base=case, cand=case) for case in cases],
+        "base": AbSide(**side, git=Git(commit=pinned_commit, dirty=False), environment=ENVIRONMENT),
+        "cand": AbSide(**side, git=run.git, environment=ENVIRONMENT),
+        "gate": AbGate(tolerance=0.01, limit=0.05, alpha=0.01, beta=0.05, looks=[3, 5, 8, 12, 20]),
+        "seed": number,
+        "rounds": 4,
+        "budget_seconds": 120.0,
+        "command": ["llmbench", "ab"],
+        "working_folder": "/home/someone/work",
+        "llmbench": "0.1.0",
+        "device": "cpu",
+        "status": "done",
+        "started_at": run.started_at,
+    }
+    folder = AbFolder.create(path / str(values["id"]), Ab(**(values | changes)))
+    for case in cases:
+        for session in range(sessions):
+            factor = ratio(case, session)
+            time = (started + timedelta(seconds=session)).isoformat()
+            times = math.exp(rng.gauss(0, noise))
+            folder.append(
+                AbSession(
+                    case=case.case,
+                    session=session,
+                    seed=session,
+                    first=rng.choice(SIDES),
+                    rounds=[] if factor is None else [_ab_round(0.05, 0.05 * factor * times, rng) for _ in range(4)],
+                    base=Trained(loss=[2.0, 1.9]),
+                    cand=Trained(loss=[2.0, 1.9]) if factor is not None else Trained(status="oom", error=OUT_OF_MEMORY),
+                    started_at=time,
+                    seconds=12.0,
+                )
+            )
+    return folder
+
+
+def _ab_round(base: float, cand: float, rng: random.Random) -> Round:
+    sides = {name: Turn(steps=[step] * 3, wall=3 * step) for name, step in (("base", base), ("cand", cand))}
+    return Round(first=rng.choice(SIDES), **sides)

@@ -13,12 +13,14 @@ from llmbench import __version__
 from llmbench.cli.ab import ab
 from llmbench.cli.compare import compare
 from llmbench.cli.doctor import doctor
+from llmbench.cli.gate import gate
 from llmbench.cli.history import history
+from llmbench.cli.interrupts import exit_code, terminable
 from llmbench.cli.list import list_
 from llmbench.cli.report import report
 from llmbench.cli.run import run
 from llmbench.cli.scan import scan
-from llmbench.start import INTERRUPTED, complain
+from llmbench.start import complain
 
 
 class Commands(TyperGroup):
@@ -26,10 +28,11 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
+            with terminable():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as reason:
             complain("llmbench: interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(exit_code(reason)) from None
         except BrokenPipeError:
             # The reader (head, less) has gone, and the interpreter shall not try to flush what is left either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -52,6 +55,7 @@ app.command()(ab)
 app.command()(history)
 app.command()(scan)
 app.command("list")(list_)
+app.add_typer(gate, name="gate")
 
 
 def _version(asked: bool) -> None:

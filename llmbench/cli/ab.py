@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmbench.cli.names import complete_mode, complete_suite, complete_workload
-from llmbench.cli.options import DeviceKind, JunitFile, MarkdownFile, ProgressKind
+from llmbench.cli.options import BenchmarkFile, DeviceKind, JunitFile, MarkdownFile, ProgressKind
 
 if TYPE_CHECKING:
     from llmbench.launch.ab import AbRunner
@@ -33,6 +33,7 @@ class Outputs:
     json: bool
     junit: Path | None
     markdown: Path | None
+    benchmarks: Path | None
     html: Path | None
     strict: bool
 
@@ -160,6 +161,7 @@ def ab(
     ] = ProgressKind.auto,
     junit: JunitFile = None,
     markdown: MarkdownFile = None,
+    benchmark_json: BenchmarkFile = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the page here, too.", rich_help_panel=_OUTPUT)
     ] = None,
@@ -189,7 +191,7 @@ def ab(
     from llmbench.cli.compare import share
     from llmbench.errors import UserError
 
-    outputs = _outputs(as_json, junit, markdown, html, strict, plan)
+    outputs = _outputs(as_json, junit, markdown, benchmark_json, html, strict, plan)
     if resume is not None:
         if any(
             (suite, base, cand, base_mode, cand_mode, cand_suite, itself, workload, mode, world_size, data, out, change)
@@ -215,8 +217,10 @@ def ab(
     own = interpreter(python)
     asked = _asked(base, cand, base_mode, cand_mode, cand_suite, itself, own)
     with ab_progress(progress) as told:
-        from llmbench.launch.sides import make_side
+        from llmbench.launch.sides import check_side, make_side
 
+        for one in asked:
+            check_side(one, checkout=Path.cwd())
         sides = [
             make_side(one, python=own, constraints=constraints, checkout=Path.cwd(), on_progress=told.preparing)
             for one in asked
@@ -264,15 +268,21 @@ class _Choices:
 
 
 def _outputs(
-    as_json: bool, junit: Path | None, markdown: Path | None, html: Path | None, strict: bool, plan: bool
+    as_json: bool,
+    junit: Path | None,
+    markdown: Path | None,
+    benchmarks: Path | None,
+    html: Path | None,
+    strict: bool,
+    plan: bool,
 ) -> Outputs:
     from llmbench.errors import UserError
     from llmbench.report.outputs.files import check_writable
 
-    if plan and (junit or markdown or html):
-        raise UserError("--plan compares nothing that --junit, --markdown or --html could tell of", "leave them out")
-    check_writable(junit=junit, markdown=markdown, html=html)
-    return Outputs(as_json, junit, markdown, html, strict)
+    if plan and (junit or markdown or benchmarks or html):
+        raise UserError("--plan compares nothing that a file could tell of", "leave the files out")
+    check_writable(junit=junit, markdown=markdown, benchmark_json=benchmarks, html=html)
+    return Outputs(as_json, junit, markdown, benchmarks, html, strict)
 
 
 def _asked(
@@ -325,7 +335,7 @@ def _pairs(
         raise UserError("--mode and --base-mode exclude each other", "name the modes of both sides, or one for both")
     files, resolved = [], []
     for side, name, mode in ((sides[0], suite, base_mode), (sides[1], cand_suite or suite, cand_mode)):
-        known = lookup(side.python)
+        known = lookup(side.python, side.folder, side.paths)
         file = find(name, known)
         files.append(file)
         cases = resolve(
@@ -378,22 +388,36 @@ def _finish(folder: AbFolder, interrupted: int, outputs: Outputs) -> int:
     from llmbench.report.ab.document import ab_document
     from llmbench.report.ab.github import tell
     from llmbench.report.ab.outputs import ab_junit, ab_markdown
+    from llmbench.report.history import selfchecks
+    from llmbench.report.outputs.benchmarks import ab_benchmarks
     from llmbench.report.outputs.files import write
+    from llmbench.report.outputs.github import annotate
+    from llmbench.start import complain
     from llmbench.stats.ab import compared
+    from llmbench.stats.selfcheck import SelfChecks, self_checks
 
-    ab = folder.read()
-    comparison = compared(ab, folder.sessions(), strict=outputs.strict)
+    ab, sessions = folder.read(), folder.sessions()
+    comparison = compared(ab, sessions, strict=outputs.strict)
     report = write_ab_report(folder, comparison)
     if outputs.junit:
         write(outputs.junit, ab_junit(comparison, ab.command))
     if outputs.markdown:
         write(outputs.markdown, ab_markdown(comparison, ab.command))
+    if outputs.benchmarks:
+        write(outputs.benchmarks, ab_benchmarks(ab, sessions, "cand"))
     if outputs.html:
         write(outputs.html, ab_page(comparison, folder))
-    code = interrupted or comparison.exit_code
+    checks = self_checks([folder.path.parent]) if ab.self_check else SelfChecks()
+    code = interrupted or comparison.exit_code or int(checks.distrusted)
     if outputs.json:
-        typer.echo(json.dumps(ab_document(comparison) | {"report": str(report), "exit_code": code}, indent=2))
+        told = {"self_checks": selfchecks.document(checks), "report": str(report), "exit_code": code}
+        typer.echo(json.dumps(ab_document(comparison) | told, indent=2))
     else:
-        typer.echo(f"{ab_text(comparison)}\n\nreport: {report}")
+        parts = [ab_text(comparison), "\n".join(selfchecks.texts(selfchecks.lines(checks))), f"report: {report}"]
+        typer.echo("\n\n".join(filter(None, parts)))
+    if checks.distrusted:
+        warning = "more false alarms than alpha allows: do not trust the verdicts of this machine"
+        complain(f"llmbench: warning: {warning}")
+        annotate("warning", warning, "llmbench ab --self")
     tell(comparison)
     return code

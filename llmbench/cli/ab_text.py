@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llmbench.cli.tables import columns
 from llmbench.report.ab import verdicts
-from llmbench.report.ab.environment import environments, short
+from llmbench.report.ab.environment import environments, line
 from llmbench.report.format import count, duration, one_line, shorten
 from llmbench.stats.ab import AbComparison, CaseVerdict, Row
 
@@ -24,7 +24,7 @@ def ab_text(comparison: AbComparison) -> str:
         _apart(comparison.cases),
         "\n".join(one_line(f"✖ {row.case}: {verdicts.failure(row)}") for row in comparison.failures),
         _questions(comparison.cases),
-        one_line(verdicts.title(comparison)) + "\n" + one_line(verdicts.gate(comparison)),
+        "\n".join(map(one_line, (verdicts.title(comparison), verdicts.gate(comparison)))),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -56,7 +56,7 @@ def _told(case: CaseVerdict, row: Row | None) -> str:
 def _environment(comparison: AbComparison) -> str:
     ab = comparison.ab
     found = environments(ab)
-    lines = [shorten(one_line(f"BASE {short(ab.base)} → CAND {short(ab.cand)}"), WIDTH)]
+    lines = [shorten(one_line(f"{name} {line(side)}"), WIDTH) for name, side in (("BASE", ab.base), ("CAND", ab.cand))]
     if not found.differs:
         return "\n".join([*lines, f"the environments agree in all {found.total} keys"])
     lines.append(f"the environments differ in {len(found.differs)} of {found.total} keys")
@@ -86,17 +86,17 @@ def _table(cases: Sequence[CaseVerdict]) -> str:
     ]
     heads = list(_HEADS)
     for column in (1, 2):  # words stand to the left
-        widest = max(len(line[column]) for line in [heads, *cells])
+        widest = max(len(cell[column]) for cell in [heads, *cells])
         for cell in [heads, *cells]:
             cell[column] = cell[column].ljust(widest)
-    head, *lines = columns([heads, *cells]).splitlines()
+    head, *drawn = columns([heads, *cells]).splitlines()
     told = [head]
     before: CaseVerdict | None = None
-    for (case, _), line in zip(rows, lines, strict=True):
+    for (case, _), text in zip(rows, drawn, strict=True):
         if case is not before:
             told.append(_heading(case))
         before = case
-        told.append(line)
+        told.append(text)
     return "\n".join([*told, "change: CAND over BASE, + is more; step: a typical step, total: all time spent"])
 
 
@@ -119,9 +119,8 @@ def _apart(cases: Sequence[CaseVerdict]) -> str:
 def _questions(cases: Sequence[CaseVerdict]) -> str:
     """Reasons for which nothing can be told, and what to do; each once."""
     groups: dict[str, list[str]] = {}
-    for case in cases:
-        for row in verdicts.open_rows(case):
-            groups.setdefault(verdicts.question(case, row), []).append(f"{case.case.id} {row.metric}")
+    for one in (one for case in cases for one in verdicts.questions(case)):
+        groups.setdefault(one.why, []).append(f"{one.case} {', '.join(one.metrics)}")
     return "\n".join(one_line(f"? {_named(names)}: {why}") for why, names in groups.items())
 
 
@@ -129,4 +128,4 @@ def _named(names: Sequence[str]) -> str:
     shown = list(dict.fromkeys(names))
     if len(shown) > _MOST_NAMED:
         return f"{shown[0]} and {len(shown) - 1} more"
-    return ", ".join(shown)
+    return "; ".join(shown)

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def compare(
-    base: Annotated[Path, typer.Argument(metavar="BASE", help="A run, or a folder with several runs of one suite.")],
+    base: Annotated[
+        Path,
+        typer.Argument(metavar="BASE", help="A run, or a folder of several; or JSON of pytest-benchmark."),
+    ],
     cand: Annotated[Path, typer.Argument(metavar="CAND", help="The same, to be judged against it.")],
     fail_slower: Annotated[
         str, typer.Option("--fail-slower", metavar="PERCENT", help="Let a slower case lose so much before it fails.")
@@ -43,6 +46,8 @@ def compare(
     - `llmbench compare runs/monday runs/tuesday`
 
     - `llmbench compare base/ cand/ --fail-slower 5% --html compare.html` takes every run below both folders.
+
+    - `llmbench compare base.json cand.json` of files that `pytest --benchmark-json` wrote, by the same rules.
 
     - `llmbench compare r1 r2 --junit compare.xml --strict` in CI; where there is a GITHUB_STEP_SUMMARY, it is added to.
     """

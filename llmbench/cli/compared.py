@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from llmbench.cli.tables import columns
 from llmbench.report.compare import verdicts
 from llmbench.report.compare.environment import Environments
-from llmbench.report.format import count, one_line, shorten
+from llmbench.report.compare.settle import settling
+from llmbench.report.format import count, one_line, printable, shorten
 from llmbench.stats.comparison import Comparison, Row
 
 WIDTH = 100
@@ -24,6 +25,7 @@ def comparison_text(comparison: Comparison, environments: Environments) -> str:
         _table(comparison.rows),
         _failures(comparison),
         _open_questions(comparison),
+        _settling(comparison),
         f"{verdicts.title(comparison)}\n{verdicts.gate(comparison)}",
     ]
     return "\n\n".join(filter(None, parts))
@@ -83,6 +85,15 @@ def _open_questions(comparison: Comparison) -> str:
         if row.reason and not comparison.failures_of(row):
             groups.setdefault((verdicts.OUTCOMES[row.outcome].symbol, row.reason), []).append(row.case)
     return "\n".join(one_line(f"{symbol} {_named(cases)}: {reason}") for (symbol, reason), cases in groups.items())
+
+
+def _settling(comparison: Comparison) -> str:
+    """The commands that would settle it, whole: they are to be pasted."""
+    told = []
+    for one in settling(comparison):
+        hint = f" ({one.hint})" if one.hint else ""
+        told.append(f"{_named(one.cases)} would be settled by{hint}:\n  {one.command}")
+    return "\n".join("\n".join(map(printable, text.split("\n", 1))) for text in told)
 
 
 def _named(cases: Iterable[str]) -> str:

@@ -19,11 +19,17 @@ class MetricName(StrEnum):
     memory = "memory"
     loss = "loss"
     energy = "energy"
+    ratio = "ratio"
+    ratio_total = "ratio-total"
 
 
 def history(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR…", help="Folders with runs, at any depth, e.g. reports/runs.")
+        list[str],
+        typer.Argument(
+            metavar="DIR…",
+            help="Folders with runs or comparisons, at any depth; also URLs such as s3://bucket/nightly.",
+        ),
     ],
     case: Annotated[
         list[str] | None,
@@ -32,13 +38,19 @@ def history(
         ),
     ] = None,
     metric: Annotated[
-        MetricName, typer.Option("--metric", help="What to follow of each case.", rich_help_panel=_WHAT)
-    ] = MetricName.throughput,
+        MetricName | None,
+        typer.Option(
+            "--metric",
+            help="What to follow of each case.",
+            show_default="ratio where there are comparisons, else throughput",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
             "--reference",
-            metavar="CASE|eager",
+            metavar="CASE|eager|none",
             help="Divide by this case of the same run; eager: by that of the same workload.",
             rich_help_panel=_WHAT,
         ),
@@ -73,7 +85,8 @@ def history(
 ) -> None:
     """Follow the cases of many runs: where a level changed and stayed, in which run, and what else changed there.
 
-    Runs that are still going on, or were killed, count with what they have. What cannot be read is named on stderr.
+    Comparisons of `llmbench ab` are followed by the ratio to their base, where there are any, else runs by their
+    throughput. What is still going on, or was killed, counts with what it has. What cannot be read is named on stderr.
 
     Exit codes: 0 · 1 with --fail-worse, a case got worse · 2 wrong usage, or no run.
 
@@ -83,6 +96,8 @@ def history(
     - `llmbench history nightly --html history.html` writes the page, too.
 
     - `llmbench history nightly --reference eager --fail-worse 5` fails for a step of more than 5 % against eager.
+
+    - `llmbench history s3://bucket/nightly --last 60` reads runs where they lie, through fsspec.
 
     - `llmbench history nightly --metric memory --case 'gpt-*' --last 60` follows the peak memory of gpt.
     """
@@ -94,27 +109,33 @@ def history(
     from llmbench.report.history.text import history_text
     from llmbench.report.outputs.files import check_writable, write
     from llmbench.results.history import read_history
-    from llmbench.stats.metrics import METRICS
+    from llmbench.stats.followed import followed
+    from llmbench.stats.selfcheck import judged_self_checks
     from llmbench.stats.trends import fallen, trends
 
     check_writable(html=html, markdown=markdown)
-    past = read_history(folders)
+    read = read_history(folders)
+    reference = None if reference == "none" else reference
+    past, chosen = followed(read, metric.value if metric else None, reference)
+    checks = judged_self_checks(read.comparisons)
+    past.faults += checks.faults
     for fault in past.faults:
         typer.echo(f"llmbench: left out: {fault}", err=True)
-    chosen = METRICS[metric.value]
     found = trends(
         past, chosen, cases=set(past.cases(case or [])), reference=reference, last=last, smallest=smallest / 100
     )
     if html:
-        write(html, history_page(past, found, chosen, reference=reference, file=html))
+        write(html, history_page(past, found, chosen, reference=reference, checks=checks, file=html))
     if markdown:
-        write(markdown, history_markdown(past, found, chosen, reference))
+        write(markdown, history_markdown(past, found, chosen, reference, checks))
     if as_json:
-        typer.echo(json.dumps(history_document(past, found, chosen, reference), ensure_ascii=False))
+        typer.echo(json.dumps(history_document(past, found, chosen, reference, checks), ensure_ascii=False))
     else:
-        typer.echo(history_text(past, found, chosen, reference))
+        typer.echo(history_text(past, found, chosen, reference, checks))
         for file in filter(None, (html, markdown)):
             typer.echo(f"written: {file}")
+    if checks.distrusted:
+        typer.echo("llmbench: warning: more false alarms than chance explains: do not gate here", err=True)
     worse = fallen(found, fail_worse / 100) if fail_worse is not None else []
     if worse:
         typer.echo(f"llmbench: worse by more than {fail_worse:g} %: {', '.join(one.case for one in worse)}", err=True)

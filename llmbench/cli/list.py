@@ -139,7 +139,7 @@ def _settings() -> list[dict[str, Any]]:
 
 
 def _schema() -> Any:
-    from llmbench.results.schema import json_schema
+    from llmbench.results.documents import json_schema
 
     return json_schema()
 

@@ -30,3 +30,9 @@ JunitFile = Annotated[
 MarkdownFile = Annotated[
     Path | None, typer.Option("--markdown", metavar="FILE", help="Write Markdown for a comment to this file.")
 ]
+BenchmarkFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--benchmark-json", metavar="FILE", help="Write the step times to this file, in the form of pytest-benchmark."
+    ),
+]

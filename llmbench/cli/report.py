@@ -1,4 +1,4 @@
-"""``llmbench report``: (re)builds the pages of runs, and of JSON files of pytest-benchmark."""
+"""``llmbench report``: (re)builds the pages of runs and A/B comparisons, and of JSON files of pytest-benchmark."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from llmbench.cli.options import JunitFile, MarkdownFile
 
 if TYPE_CHECKING:
+    from llmbench.results.ab_folder import AbFolder
     from llmbench.results.store import RunFolder
 
 
@@ -26,7 +27,8 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN…", help="Folders that `llmbench run` wrote, or JSON files of `pytest --benchmark-json`."
+            metavar="RUN…",
+            help="Folders that `llmbench run` or `llmbench ab` wrote, or JSON files of `pytest --benchmark-json`.",
         ),
     ],
     out: Annotated[
@@ -48,8 +50,8 @@ def report(
 ) -> None:
     """Build the page of each run anew, and print where it is. It opens in any browser and needs no server.
 
-    A run that is still going on, or was killed, has a page too. So has a file of pytest-benchmark, such as
-    `pytest suites/ --benchmark-only --benchmark-json=F.json` writes. A damaged record is shown as such, and counts
+    A run or a comparison that is still going on, or was killed, has a page too. So has a file of pytest-benchmark, such
+    as `pytest suites/ --benchmark-only --benchmark-json=F.json` writes. A damaged record is shown as such, and counts
     nowhere.
 
     Exit codes: 0 written · 2 wrong usage, none of a run, a scan and a file of pytest-benchmark, or a page of damaged
@@ -57,6 +59,8 @@ def report(
 
     Examples:
     - `llmbench report reports/runs/20261122-081204-7f3a` writes `report.html` into the run.
+
+    - `llmbench report reports/ab/20261123-091500-ab12 --junit junit.xml`: the same for a comparison of `llmbench ab`.
 
     - `llmbench report r1 --out for-a-colleague.html` writes it elsewhere.
 
@@ -71,10 +75,14 @@ def report(
     from llmbench.report.outputs.files import check_writable
     from llmbench.report.page import in_files, write_page
     from llmbench.report.run.outputs import write_outputs
+    from llmbench.results.ab_folder import AbFolder
     from llmbench.results.store import RunFolder
     from llmbench.start import USAGE
 
     damaged = False
+    comparisons = [path for path in runs if _is_comparison(path)]
+    if (junit or markdown) and comparisons and len(runs) > 1:
+        raise UserError(f"--junit and --markdown tell of {comparisons[0]} alone", "name it in a command of its own")
     if out and assets is Assets.SPLIT and out.suffix in (".css", ".js"):
         raise UserError(
             f"--out {out} is the name of a file beside the page", "name the page, such as `--out page.html`"
@@ -84,14 +92,17 @@ def report(
     check_writable(junit=junit, markdown=markdown)
     for path in runs:
         if not os.path.exists(path):
-            hint = "name a folder that `llmbench run` wrote, or a file that `pytest --benchmark-json` wrote"
+            hint = "name a folder that `llmbench run` or `ab` wrote, or a file that `pytest --benchmark-json` wrote"
             raise UserError(f"{path}: no such file or folder", hint)
         is_file = os.path.isfile(path)
         if is_file and (junit or markdown):
             raise UserError(f"--junit and --markdown tell of runs, and {path} is a file", "leave it out")
-        folder = RunFolder(path)
+        folder = AbFolder(path) if path in comparisons else RunFolder(path)
         file = out or (path.with_suffix(".html") if is_file else folder.report)
-        page = _page_of_file(path) if is_file else run_page(folder)
+        if isinstance(folder, AbFolder):
+            page = _page_of_comparison(folder, junit, markdown)
+        else:
+            page = _page_of_file(path) if is_file else run_page(folder)
         split = assets is Assets.SPLIT
         try:
             for name in in_files(file, page) if split else [file]:
@@ -102,13 +113,34 @@ def report(
             raise UserError(f"cannot write {file}: {error.strerror}", "choose another file with --out") from None
         typer.echo(file)
         damaged = tell_damage(folder) or damaged
-    write_outputs([RunFolder(path) for path in runs], junit, markdown)
+    if not comparisons:
+        write_outputs([RunFolder(path) for path in runs], junit, markdown)
     if damaged:
         raise typer.Exit(USAGE)
 
 
-def tell_damage(folder: RunFolder) -> bool:
-    """Names on stderr what was found damaged in a run; whether there was any."""
+def _is_comparison(path: Path) -> bool:
+    return (path / "ab.json").is_file()
+
+
+def _page_of_comparison(folder: AbFolder, junit: Path | None, markdown: Path | None) -> str:
+    """The page; and its other outputs, if wanted."""
+    from llmbench.report.ab import ab_page
+    from llmbench.report.ab.outputs import ab_junit, ab_markdown
+    from llmbench.report.outputs.files import write
+    from llmbench.stats.ab import compared
+
+    ab = folder.read()
+    comparison = compared(ab, folder.recorded(), strict="--strict" in ab.command)
+    if junit:
+        write(junit, ab_junit(comparison, ab.command))
+    if markdown:
+        write(markdown, ab_markdown(comparison, ab.command))
+    return ab_page(comparison, folder)
+
+
+def tell_damage(folder: RunFolder | AbFolder) -> bool:
+    """Names on stderr what was found damaged; whether there was any."""
     from llmbench.report.format import printable
     from llmbench.start import complain
 

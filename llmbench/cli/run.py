@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmbench.cli.names import complete_mode, complete_suite, complete_workload
-from llmbench.cli.options import DeviceKind, JunitFile, MarkdownFile, ProgressKind
+from llmbench.cli.options import BenchmarkFile, DeviceKind, JunitFile, MarkdownFile, ProgressKind
 
 if TYPE_CHECKING:
     from llmbench.launch.session import Session
@@ -29,6 +29,7 @@ class Outputs:
     json: bool
     junit: Path | None
     markdown: Path | None
+    benchmarks: Path | None
 
 
 def run(
@@ -70,6 +71,7 @@ def run(
     progress: Annotated[ProgressKind, typer.Option(help="How to show progress, on stderr.")] = ProgressKind.auto,
     junit: JunitFile = None,
     markdown: MarkdownFile = None,
+    benchmark_json: BenchmarkFile = None,
 ) -> None:
     """Train the cases of a suite; record throughput, memory, energy and loss; write a report.
 
@@ -88,7 +90,7 @@ def run(
         llmbench run ci --junit junit.xml --markdown comment.md
     """
     command = ["llmbench", *sys.argv[1:]]
-    outputs = _outputs(as_json, junit, markdown, plan)
+    outputs = _outputs(as_json, junit, markdown, benchmark_json, plan)
     if resume is not None:
         _only_resume(suite, workload, mode, world_size, data, out, change)
         raise typer.Exit(_resume(resume, outputs, progress))
@@ -137,14 +139,15 @@ def _cases(
     return cases, file
 
 
-def _outputs(as_json: bool, junit: Path | None, markdown: Path | None, plan: bool) -> Outputs:
+def _outputs(as_json: bool, junit: Path | None, markdown: Path | None, benchmarks: Path | None, plan: bool) -> Outputs:
     from llmbench.errors import UserError
     from llmbench.report.outputs.files import check_writable
 
-    if plan and (junit or markdown):
-        raise UserError("--plan runs nothing that --junit or --markdown could tell of", "leave one of them out")
-    check_writable(junit=junit, markdown=markdown)
-    return Outputs(as_json, junit, markdown)
+    if plan and (junit or markdown or benchmarks):
+        told = "--junit, --markdown or --benchmark-json"
+        raise UserError(f"--plan runs nothing that {told} could tell of", "leave one of them out")
+    check_writable(**{"junit": junit, "markdown": markdown, "benchmark-json": benchmarks})
+    return Outputs(as_json, junit, markdown, benchmarks)
 
 
 def _only_resume(*others: object) -> None:
@@ -245,6 +248,11 @@ def _finish(folder: RunFolder, code: int, outputs: Outputs) -> int:
     from llmbench.start import USAGE
 
     write_outputs([folder], outputs.junit, outputs.markdown)
+    if outputs.benchmarks:
+        from llmbench.report.outputs.benchmarks import run_benchmarks
+        from llmbench.report.outputs.files import write
+
+        write(outputs.benchmarks, run_benchmarks(folder))
 
     report = write_run_report(folder)
     run_, records = folder.recorded_run(), [recorded.record for recorded in folder.recorded() if not recorded.damage]

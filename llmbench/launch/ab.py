@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,9 +28,10 @@ from llmbench.launch.session import load_data, new_id, preload
 from llmbench.launch.target import Target, Waited
 from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, AbSide, SideName, Trained
 from llmbench.results.ab_folder import AbFolder
-from llmbench.results.fingerprint import differences, fingerprint
+from llmbench.results.environment import decisive_differences
+from llmbench.results.fingerprint import fingerprint
 from llmbench.results.redact import command as redacted
-from llmbench.results.schema import Error, Memory
+from llmbench.results.schema import SCHEMA_VERSION, Error, Memory
 from llmbench.stats.ab import CaseVerdict, judged
 from llmbench.suite.cases import Case, from_plan
 from llmbench.suite.modes import arithmetic, compiles, ingredients, parallel, precision
@@ -87,12 +88,8 @@ class AbRunner:
     def execute(self) -> None:
         """Raises: KeyboardInterrupt, UserError: the sessions that are done are kept."""
         try:
-            with (
-                tempfile.TemporaryDirectory(prefix="llmbench-inductor-", ignore_cleanup_errors=True) as compiled,
-                ExitStack() as stack,
-            ):
+            with tempfile.TemporaryDirectory(prefix="llmbench-inductor-", ignore_cleanup_errors=True) as compiled:
                 self._compiled = Path(compiled)
-                self._targets = {side: stack.enter_context(self._target(side)) for side in SIDES}
                 for number, case in enumerate(self.ab.cases, start=1):
                     self._progress.started(number, len(self.ab.cases), case.id)
                     self._progress.finished(number, len(self.ab.cases), self._case(case))
@@ -131,9 +128,9 @@ class AbRunner:
     def _session(self, case: AbCase, number: int, design: Literal["lockstep", "apart"]) -> AbSession:
         seed = random.Random(f"{self.ab.seed} {case.id} {number}").getrandbits(32)
         order = random.Random(seed)
-        start: list[SideName] = order.sample(SIDES, len(SIDES))
+        start = start_order(f"{self.ab.seed} {case.id}", number)
         cpus = _cpus(case, self.ab.device)
-        contenders = {side: _Contender(self, self._targets[side], case, side, number, cpus) for side in SIDES}
+        contenders = {side: _Contender(self, case, side, number, cpus) for side in SIDES}
         started_at, begin = records.utc_now(), time.monotonic()
         session = (in_turns if design == "lockstep" else apart)(contenders, start, self.ab.rounds, order)
         return AbSession(
@@ -151,10 +148,15 @@ class AbRunner:
             seconds=time.monotonic() - begin,
         )
 
-    def _target(self, side: SideName) -> Target:
-        """The server of a side: it has imported what all cases need, and forks a fresh process for each session."""
-        one = self.ab.base if side == "base" else self.ab.cand
-        return Target(one.python, preload([planned(case, side) for case in self.ab.cases]), one.folder, one.paths)
+    def target(self, case: AbCase, side: SideName) -> Target:
+        """A server of this side. Every session has its own.
+
+        Processes forked from one server share the pages that it had before: where those lie in memory makes all of them
+        faster or slower, by more than the tolerance (docs/regression-gate.md).
+        """
+        one = self.ab.of(side)
+        folder = one.folder or (self.ab.working_folder if Path(self.ab.working_folder).is_dir() else None)
+        return Target(one.python, preload([planned(case, side)]), folder, one.paths)
 
     def job(self, case: AbCase, side: SideName, number: int, target: Target, log: Path) -> dict[str, Any]:
         """What a side's process is asked to do, but for where its turns come from.
@@ -201,14 +203,12 @@ class AbRunner:
 
 
 class _Contender:
-    """A side of a session: the fresh process that its server forks for it."""
+    """A side of a session: a fresh interpreter, and the process that it forks for the case."""
 
-    def __init__(
-        self, runner: AbRunner, target: Target, case: AbCase, side: SideName, number: int, cpus: list[int] | None
-    ) -> None:
-        self._runner, self._target, self._case, self._side = runner, target, case, side
-        self._number, self._cpus = number, cpus
+    def __init__(self, runner: AbRunner, case: AbCase, side: SideName, number: int, cpus: list[int] | None) -> None:
+        self._runner, self._case, self._side, self._number, self._cpus = runner, case, side, number, cpus
         self._planned = planned(case, side)
+        self._target = runner.target(case, side)
         self._log = runner.folder.log_path(case.id, side)
 
     @property
@@ -216,13 +216,13 @@ class _Contender:
         return self._planned.world_size
 
     def __enter__(self) -> _Contender:
+        self._target.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._target.kill_job()
+        self._target.__exit__()
 
     def ready(self) -> None:
-        """A server that has died since is started again, which may take as long as the first time."""
         with suppress(UserError):  # it could import torch when the comparison began: this session fails, and no more
             self._target.ready()
 
@@ -263,6 +263,16 @@ def threads(case: Case, device: str) -> int | None:
     """One on the CPU, unless the suite or the user says otherwise: several wait for each other, and for others."""
     asked: int | None = case.config["threads"]
     return 1 if asked is None and device == "cpu" and case.world_size == 1 else asked
+
+
+def start_order(seed: str, session: int) -> list[SideName]:
+    """Which side's process is started first: tossed for each two sessions, the second of which turns it round.
+
+    Were it tossed for each session, some would agree by chance; then what only the order does to memory or caches would
+    look like a difference of the code.
+    """
+    order: list[SideName] = random.Random(f"{seed} start {session // 2}").sample(SIDES, len(SIDES))
+    return order[::-1] if session % 2 else order
 
 
 def _cpus(case: AbCase, device: str) -> list[int] | None:
@@ -332,11 +342,17 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
         UserError: the data or an environment is no longer what it was, what is there cannot be read, or another process
             adds sessions just now.
     """
-    folder.read()  # is it one?
+    if not folder.read().data:
+        raise UserError(f"{folder.path} was made by pytest, and not by this command", "run its tests again")
+    for side in SIDES:
+        _still_there(folder.read().of(side))
     folder.claim()
     ab = folder.read()
-    if not ab.data:
-        raise UserError(f"{folder.path} was made by pytest, and not by this command", "run its tests again")
+    if ab.schema_version > SCHEMA_VERSION:  # what it says and we do not know would be lost
+        raise UserError(
+            f"{folder.path}: schema_version {ab.schema_version} is newer than {SCHEMA_VERSION}, the newest known here",
+            "go on with the llmbench that wrote it",
+        )
     folder.sessions()  # one that is damaged is told of before anything is changed
     cases = [planned(case, side) for case in ab.cases for side in SIDES]
     data = load_data(ab.data.get("argument"), cases, progress.preparing)
@@ -344,7 +360,7 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
         raise UserError(f"the text of --data {ab.data.get('argument')} is not what it was", "start a new comparison")
     base, cand, _ = _described(ab.base, ab.cand, cases, ab.device, folder.path, progress)
     for side, before, after in (("base", ab.base, base), ("cand", ab.cand, cand)):
-        changed = differences(before.environment, after.environment)
+        changed = [str(one) for one in decisive_differences(before.environment, after.environment)]
         if before.environment.get("packages") != after.environment.get("packages"):
             changed.append("its packages")
         if changed:
@@ -358,6 +374,13 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
     ab = ab.model_copy(update=updates)
     folder.write(ab)
     return AbRunner(folder, ab, data, progress, always_apart=always_apart)
+
+
+def _still_there(side: AbSide) -> None:
+    """Raises: UserError: what was made for a side has been deleted since."""
+    for part in (side.python, side.folder, *side.paths):
+        if part and not Path(part).exists():
+            raise UserError(f"{side.asked}: {part} is gone", "the first command with --plan makes both sides again")
 
 
 def _described(

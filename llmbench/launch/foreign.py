@@ -11,6 +11,8 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pydantic import ValidationError
 
 from llmbench.data.vocabulary import SMALLEST
 from llmbench.errors import UserError, nearest
+from llmbench.launch.target import with_paths
 from llmbench.paths import PACKAGE
 from llmbench.suite.load import Settings
 from llmbench.suite.workloads import FAMILIES, HF, OWN, WORKLOADS, Lookup, Size, Tokenizer, Workload, foreign, workload
@@ -30,8 +33,20 @@ HF_BATCH = 8
 OF_SIZE = ("micro_batch_size", "sequence_length", "learning_rate")  # settings that a workload has defaults for
 
 
-def lookup(python: str) -> Lookup:
+@dataclass(frozen=True)
+class Place:
+    """Where a workload is imported: interpreter, working folder, and folders in front of the import path."""
+
+    python: str
+    folder: str | None = None
+    paths: tuple[str, ...] = ()
+
+
+def lookup(python: str, folder: str | None = None, paths: Sequence[str] = ()) -> Lookup:
     """Finds workloads for a run with this interpreter: those that are built in, and foreign ones.
+
+    Args:
+        folder, paths: of its processes, as for ``Target``.
 
     Each is asked for once. The result raises ``UserError`` if there is no such workload, it is none, or two folders
     of configurations have one name.
@@ -42,7 +57,7 @@ def lookup(python: str) -> Lookup:
         if name in WORKLOADS or (":" not in name and name in FAMILIES):
             return workload(name)
         if name not in found:
-            new = describe(python, name)
+            new = _describe(Place(python, folder, tuple(paths)), name)
             for other, known in found.items():
                 if known.name == new.name:
                     raise UserError(f"{other} and {name} would both be {new.name}", "rename one of the folders")
@@ -63,13 +78,17 @@ def describe(python: str, name: str) -> Workload:
     Raises:
         UserError: there is no such workload, or it is none.
     """
-    return _hf(python, Path(name.removeprefix(HF_PREFIX))) if name.startswith(HF_PREFIX) else _own(python, name)
+    return _describe(Place(python), name)
 
 
-def _own(python: str, name: str) -> Workload:
+def _describe(place: Place, name: str) -> Workload:
+    return _hf(place, Path(name.removeprefix(HF_PREFIX))) if name.startswith(HF_PREFIX) else _own(place, name)
+
+
+def _own(place: Place, name: str) -> Workload:
     if ":" in name and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", name):
         raise UserError(f"workload {name}: not of the form module:attribute", "for example toy.workload:Toy")
-    answer = _ask(python, {"name": name}, name)
+    answer = _ask(place, {"name": name}, name)
     if "unknown" in answer:
         hint = nearest(name, [*WORKLOADS, *FAMILIES, *answer["unknown"]])
         raise UserError(f"unknown workload {name!r}", f"{hint}; one of your own is named by module:attribute")
@@ -109,14 +128,14 @@ def _settings(found: dict[str, Any], name: str) -> dict[str, Any]:
     return settings
 
 
-def _hf(python: str, folder: Path) -> Workload:
+def _hf(place: Place, folder: Path) -> Workload:
     file = folder / "config.json" if folder.is_dir() else folder
     values = _config(file)
-    answer = _ask(python, {"hf": values}, str(file))
+    answer = _ask(place, {"hf": values}, str(file))
     if "error" in answer:
         kind, text = answer["error"]
         field = _field(text, values)
-        raise UserError(f"{file}{field}: {_last_line(text)}", f"{kind}, as transformers in {python} reads it")
+        raise UserError(f"{file}{field}: {_last_line(text)}", f"{kind}, as transformers in {place.python} reads it")
     # Without transformers the case will be skipped; what the file itself says is enough to plan it.
     found = answer.get("found") or _as_written(values)
     vocab_size, n_positions = found["vocab_size"], found["n_positions"] or 2048
@@ -200,15 +219,18 @@ def _learning_rate(parameters: float, objective: str) -> float:
     return float(f"{max(1e-4, 0.003239 - 0.0001395 * math.log(parameters)):.2g}")
 
 
-def _ask(python: str, question: dict[str, Any], what: str) -> dict[str, Any]:
+def _ask(place: Place, question: dict[str, Any], what: str) -> dict[str, Any]:
     """What the interpreter says of a workload, asked in a process of its own that ends with the answer."""
     script = str(PACKAGE / "worker" / "workloads" / "describe.py")
+    python = place.python
     try:
         process = subprocess.Popen(
             [python, script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            cwd=place.folder,
+            env=with_paths(os.environ, place.paths),
             text=True,
             errors="replace",
             start_new_session=True,

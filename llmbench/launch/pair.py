@@ -19,7 +19,7 @@ LEAVE_SECONDS = 60.0  # for a side that has had its last turn
 
 
 class Contender(Protocol):
-    """One side of a pair. Leaving ends its process and all that it started, whatever it does."""
+    """One side of a pair. Entering starts its process; leaving ends it and all that it started, whatever it does."""
 
     @property
     def ranks(self) -> int:
@@ -79,7 +79,7 @@ def in_turns(
             session.rounds, gone = _rounds(conductor, rounds, steps, order)
         for side in SIDES:
             if gone and side not in gone and runs[side].alive:
-                contenders[side].kill()  # the one that is left cannot go on alone
+                runs[side].abort()  # the one that is left cannot go on alone
                 session.trained[side] = Trained(status="aborted")
             else:
                 conductor.end(side)
@@ -170,6 +170,11 @@ class _Run:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    def abort(self) -> None:
+        """Ends it, whatever it does."""
+        self._contender.kill()
+        self._thread.join(LEAVE_SECONDS)
 
     def result(self, *, gone: bool) -> Trained:
         """How it ended.

@@ -22,7 +22,8 @@ from llmbench.launch.prepare import BaseError, Data, OnProgress, describe, lora_
 from llmbench.launch.sampler import Sampler
 from llmbench.launch.target import Target, log_of
 from llmbench.launch.timeline import MemoryWatch
-from llmbench.results.fingerprint import differences, fingerprint, git_state
+from llmbench.results.environment import decisive_differences
+from llmbench.results.fingerprint import fingerprint, git_state
 from llmbench.results.redact import command as redacted
 from llmbench.results.schema import BROKEN, FINISHED, Error, Hardware, Record, Run, Series
 from llmbench.results.store import RunFolder
@@ -347,10 +348,10 @@ def resume(folder: RunFolder, run: Run, target: Target, progress: Progress) -> S
     progress.preparing("importing torch")
     target.ready()
     environment = fingerprint(describe(target, run.device, folder.path / "logs" / "preparation.log"), target.environ)
-    changed = differences(run.environment, environment)
+    changed = decisive_differences(run.environment, environment)
     if changed:
         raise UserError(
-            f"{folder.path}: the environment changed since the run began: {'; '.join(changed)}",
+            f"{folder.path}: the environment changed since the run began: {', '.join(map(str, changed))}",
             "a run is of one environment; start a new one",
         )
     run = run.model_copy(update={"status": "running", "finished_at": None, "resumed": run.resumed + 1})

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,7 @@ class Target:
     ) -> None:
         self.python = python
         self._folder = folder
-        self.environ = os.environ | patience(os.environ)
-        if paths:
-            self.environ["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.environ = with_paths(os.environ, paths) | patience(os.environ)
         self._preload = preload
         self._log = tempfile.NamedTemporaryFile(prefix="llmbench-server-", suffix=".log")  # noqa: SIM115
         self.hello: dict[str, Any] = {}
@@ -121,11 +120,14 @@ class Target:
         self._log.close()
 
     def ready(self) -> dict[str, Any]:
-        """Waits until the server has imported torch; what it says of itself.
+        """Waits until the server has imported torch; what it says of itself. One that has died since is started again.
 
         Raises:
             UserError: torch is missing, broken or too old there.
         """
+        if self.hello and not self._alive():
+            self._stop()
+            self._start()
         if not self.hello:
             event = self._next(START_SECONDS)
             if event is None or event["event"] != "ready":
@@ -201,8 +203,10 @@ class Target:
     def kill(self) -> None:
         """Kills the server too, which may be what hangs. The next job gets a new one."""
         self.kill_job()
-        if self._process is not None:
+        if self._process is not None and self._alive():
             _kill_group(self._process.pid)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(KILLED_SECONDS)
 
     def _watch(self, outcome: Outcome, deadline: Callable[[], float], on_event: OnEvent) -> None:
         while True:
@@ -217,8 +221,10 @@ class Target:
                 event = self._next(KILLED_SECONDS, until="exited")
                 if event is None:
                     self.kill()  # it is the server that does not go on
-            if event is None:
-                return  # the server died, and took the job with it
+            if event is None:  # the server died, and takes the job with it
+                self.kill_job()
+                self._job = None
+                return
             if event["event"] == "started":
                 self._job = event["pid"]
             elif event["event"] == "rank":
@@ -277,14 +283,14 @@ class Target:
 
     def _next(self, seconds: float, until: str | None = None) -> dict[str, Any] | None:
         """The next event (or the next of one name); None if there is none in time, or ever."""
-        end = time.monotonic() + seconds
+        end, lines = time.monotonic() + seconds, self._lines
         while True:
             try:
-                line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
+                line = lines.get(timeout=max(0.0, end - time.monotonic()))
             except queue.Empty:
                 return None
             if line is None:
-                self._lines.put(None)  # it stays ended for whoever asks next
+                lines.put(None)  # it stays ended for whoever asks next
                 return None
             event: dict[str, Any] = json.loads(line)
             if until is None or event["event"] == until:
@@ -323,11 +329,16 @@ class Target:
     def _why_not(self, event: dict[str, Any] | None) -> str:
         if event is not None:
             return f"{event.get('type')}: {event.get('message')}"
-        if self._alive():
-            return f"no answer for {START_SECONDS:.0f} s"
         assert self._process is not None
-        code = self._process.wait()
+        try:
+            code = self._process.wait(KILLED_SECONDS if self._said_all() else 0)
+        except subprocess.TimeoutExpired:
+            return f"no answer for {START_SECONDS:.0f} s"
         return f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}; {self.last_words()}"
+
+    def _said_all(self) -> bool:
+        """Whether the server has closed its end of the pipe, as one does that is about to be gone."""
+        return self._next(0.0) is None and not self._lines.empty()
 
 
 def _size(file: Path) -> int:
@@ -338,6 +349,13 @@ def _counters(heartbeat: Path) -> list[int]:
     """Steps done by rank, as ``worker/events.py`` counts them."""
     data = heartbeat.read_bytes()
     return [int.from_bytes(data[begin : begin + 8], "little") for begin in range(0, len(data), 8)]
+
+
+def with_paths(environ: Mapping[str, str], paths: Sequence[str]) -> dict[str, str]:
+    """The variables of a process that has these folders in front of its import path."""
+    if not paths:
+        return dict(environ)
+    return dict(environ) | {"PYTHONPATH": os.pathsep.join([*paths, *filter(None, [environ.get("PYTHONPATH")])])}
 
 
 def patience(environ: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from llmbench.report.untrusted import code_parts
 from llmbench.report.untrusted import printable as printable
+from llmbench.results.environment import flatten as flatten
 
 NOTHING = "–"
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -186,17 +187,6 @@ def timestamp(text: str | None) -> str:
 def count(amount: int, one: str, many: str | None = None) -> str:
     """``1 case``, ``2 cases``."""
     return f"{amount} {one if amount == 1 else many or one + 's'}"
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested dictionaries as dotted keys."""
-    flat: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat += flatten(value, f"{prefix}{key}.")
-        else:
-            flat.append((f"{prefix}{key}", value))
-    return flat
 
 
 def plain(value: Any) -> str:

@@ -6,14 +6,21 @@ sessions (``stats/ab.py``).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from llmbench.results.schema import SCHEMA_VERSION, Error, Git, Memory, Part, PlannedCase, Status
 
 SideName = Literal["base", "cand"]
 SIDES: tuple[SideName, SideName] = ("base", "cand")
+
+_LONGEST = 1e9  # seconds; what a damaged line says beyond is no time
+Seconds = Annotated[float, Field(ge=0, le=_LONGEST)]
+Positive = Annotated[float, Field(gt=0, le=_LONGEST)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Chance = Annotated[float, Field(ge=1e-9, lt=0.5)]
 
 
 class Turn(Part):
@@ -22,10 +29,10 @@ class Turn(Part):
     All of it is of the steps alone: passing the token takes no time of any.
     """
 
-    steps: list[float] = Field(description="wall seconds of each step")
-    wall: float = Field(description="seconds of the turn, the device synchronised at its end")
-    cpu: float | None = Field(None, description="CPU seconds of all threads, summed over the ranks")
-    waited: float | None = Field(None, description="seconds in which its main thread was ready, but had no CPU")
+    steps: list[Positive] = Field(min_length=1, description="wall seconds of each step")
+    wall: Positive = Field(description="seconds of the turn, the device synchronised at its end")
+    cpu: Seconds | None = Field(None, description="CPU seconds of all threads, summed over the ranks")
+    waited: Seconds | None = Field(None, description="seconds in which its main thread was ready, but had no CPU")
 
 
 class Round(Part):
@@ -68,7 +75,7 @@ class AbSession(Part):
     cand: Trained
     load_1min: float | None = None
     started_at: str
-    seconds: float
+    seconds: Seconds
 
     def of(self, side: SideName) -> Trained:
         return self.base if side == "base" else self.cand
@@ -103,14 +110,23 @@ class AbCase(Part):
 class AbGate(Part):
     """The rules, as chosen; what they mean stands in ``stats/lockstep.py``."""
 
-    tolerance: float
-    limit: float
-    alpha: float
-    beta: float
-    looks: list[int]
-    loss_margin: float | None = Field(
+    tolerance: Share
+    limit: Share
+    alpha: Chance
+    beta: Chance
+    looks: list[Annotated[int, Field(ge=2, le=10_000)]] = Field(
+        min_length=1, description="numbers of sessions after which to look, ascending"
+    )
+    loss_margin: Share | None = Field(
         None, description="a change of the loss was declared: the final losses must agree within this share"
     )
+
+    @field_validator("looks")
+    @classmethod
+    def _ascending(cls, looks: list[int]) -> list[int]:
+        if any(one >= other for one, other in pairwise(looks)):
+            raise ValueError("numbers of sessions should ascend")
+        return looks
 
 
 class Ab(Part):
@@ -138,3 +154,6 @@ class Ab(Part):
     started_at: str
     finished_at: str | None = None
     resumed: int = 0
+
+    def of(self, side: SideName) -> AbSide:
+        return self.base if side == "base" else self.cand

@@ -10,9 +10,9 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from llmbench.errors import UserError
 
@@ -23,8 +23,15 @@ class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
+def _times(value: Any) -> list[float]:
+    """Seconds above zero; none where any is not: a part of the rounds would be another measurement."""
+    times = value if isinstance(value, list) else []
+    usable = all(isinstance(one, int | float) and not isinstance(one, bool) and one > 0 for one in times)
+    return times if usable else []
+
+
 class Stats(_Read):
-    """Of the rounds, each divided by its iterations. ``ops`` is 1 / mean."""
+    """Of the rounds, each divided by its iterations. ``ops`` is 1 / mean; ``data`` the single rounds, if kept."""
 
     median: float = Field(ge=0)
     q1: float | None = Field(None, ge=0)
@@ -37,6 +44,7 @@ class Stats(_Read):
     total: float | None = None
     rounds: int | None = Field(None, ge=0)
     iterations: int | None = Field(None, ge=0)
+    data: Annotated[list[float], BeforeValidator(_times)] = []
 
 
 class Benchmark(_Read):
@@ -47,6 +55,7 @@ class Benchmark(_Read):
     group: str | None = None
     params: dict[str, Any] | None = None
     extra_info: dict[str, Any] = {}
+    options: Annotated[dict[str, Any], BeforeValidator(lambda value: value if isinstance(value, dict) else {})] = {}
     stats: Stats
 
 

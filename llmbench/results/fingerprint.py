@@ -15,8 +15,6 @@ import psutil
 from llmbench.results.redact import environment
 from llmbench.results.schema import Git
 
-_OF_THE_HOST = ("cpu", "machine", "cores", "cpus_usable")
-
 
 def fingerprint(machine: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Facts of host, Python, torch, devices, packages and the variables that matter.
@@ -30,47 +28,6 @@ def fingerprint(machine: dict[str, Any], environ: Mapping[str, str]) -> dict[str
         **{part: machine[part] for part in ("python", "torch", "devices", "packages")},
         "variables": environment(environ),
     }
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What of two fingerprints matters to speed or losses and is not the same, as ``what: one → other``."""
-    found = []
-    for part, key in (("torch", "version"), ("torch", "threads"), ("torch", "cuda"), ("python", "version")):
-        before, after = _part(one, part).get(key), _part(other, part).get(key)
-        if before != after:
-            found.append(f"{part} {key}: {before} → {after}")
-    before, after = _device_names(one), _device_names(other)
-    if before != after:
-        found.append(f"devices: {before} → {after}")
-    return found
-
-
-def _part(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of a fingerprint; empty if it is none, as in a damaged file."""
-    found = environment.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _device_names(environment: Mapping[str, Any]) -> list[Any]:
-    listed = environment.get("devices")
-    return [one.get("name") for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
-
-
-def hardware(device: str, environment: Mapping[str, Any]) -> dict[str, str]:
-    """What a machine is made of, as far as speed hangs on it; a host of the same make has the same.
-
-    Args:
-        device: the kind that trained, as of the run.
-        environment: a fingerprint; keys that are missing are left out.
-    """
-    host, names = _part(environment, "host"), _device_names(environment)
-    found = {"device": device} | {key: str(host[key]) for key in _OF_THE_HOST if host.get(key) is not None}
-    return found | ({"devices": ", ".join(map(str, names))} if names else {})
-
-
-def other_hardware(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """What of two machines is not the same, as ``what: one → other``; a key that one lacks tells nothing."""
-    return [f"{key}: {one[key]} → {other[key]}" for key in one if key in other and one[key] != other[key]]
 
 
 def git_state(folder: Path) -> Git | None:

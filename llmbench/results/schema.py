@@ -46,7 +46,7 @@ class Error(Part):
 
 class Throughput(Part):
     value: float = metric("higher", description="all work of the timed window / its wall time")
-    unit: Literal["tokens/s", "samples/s"]
+    unit: Literal["tokens/s", "samples/s", "ops/s"] = Field(description="ops/s: of files of pytest-benchmark alone")
     ci95: Interval
     n: int = Field(description="timed steps")
 
@@ -345,8 +345,3 @@ class Run(Part):
     started_at: str
     finished_at: str | None = None
     resumed: int = 0
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of every stored document, by name."""
-    return {model.__name__: model.model_json_schema(by_alias=True) for model in (Record, Run, Series)}

@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.errors import UserError
+from llmbench.results.benchmark_runs import BenchmarkRun
+from llmbench.results.environment import flatten
 from llmbench.results.schema import Record, Run, Series
 from llmbench.results.store import RunFolder
 
-_HINT = "name folders that `llmbench run` wrote (its --out), or folders that hold several runs of one suite"
+_HINT = (
+    "name folders that `llmbench run` wrote (its --out), folders that hold several runs of one suite, or files that "
+    "`pytest --benchmark-json` wrote"
+)
 _ONLY_TIMING = frozenset({"deadline_seconds", "budget_seconds", "interval_target"})
 """Settings that say how long is timed, and not what is trained."""
 
@@ -86,7 +91,7 @@ class Pair:
     def difference(self) -> str | None:
         """Why the two cannot be compared: ``micro_batch_size 8 vs 16``; None if they can."""
         records = [[trained.record for trained in side] for side in (self.base, self.cand)]
-        configs = [[dict(_flat(record.config)) for record in side] for side in records]
+        configs = [[dict(flatten(record.config)) for record in side] for side in records]
         keys = [key for key in configs[0][0] if key not in _ONLY_TIMING and all(key in one for one in _both(configs))]
         told = [_told(key, *([one[key] for one in side] for side in configs)) for key in keys]
         told.append(_told("unit", *([one.throughput.unit for one in side if one.throughput] for side in records)))
@@ -94,14 +99,14 @@ class Pair:
 
 
 def load_side(path: Path) -> Side:
-    """The run in a folder, or all runs below it.
+    """The run in a folder, or all runs below it; or files of pytest-benchmark: one, or all below a folder.
 
     Raises:
         UserError: there is no run, one that cannot be read, or runs of several suites.
     """
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder", _HINT)
-    folders = [RunFolder(found) for found in _run_folders(path)]
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder", _HINT)
+    folders = [RunFolder(found) for found in _run_folders(path)] or _benchmark_files(path)
     if not folders:
         raise UserError(f"{path} holds no run", _HINT)
     sessions = sorted((_session(folder) for folder in folders), key=lambda session: session.run.started_at)
@@ -138,6 +143,11 @@ def _run_folders(path: Path) -> Iterator[Path]:
         folders.sort()
 
 
+def _benchmark_files(path: Path) -> list[RunFolder]:
+    files = [path] if path.is_file() else sorted(path.rglob("*.json"))
+    return [BenchmarkRun(file) for file in files]
+
+
 def _session(folder: RunFolder) -> Session:
     run = folder.recorded_run()
     cases: dict[str, Trained] = {}
@@ -146,14 +156,6 @@ def _session(folder: RunFolder) -> Session:
         if not found.damage or found.record.case not in cases:
             cases[found.record.case] = Trained(found.record, folder)
     return Session(run, folder, cases)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _both(sides: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Literal
 
-from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, SideName
+from llmbench.results.ab import Ab, AbCase, AbGate, AbSession, SideName
 from llmbench.stats.gates import LossChange, MemoryChange, loss_change, memory_change
 from llmbench.stats.lockstep import METRICS, Difference, Gate, differences, given_up, judge, settled
 from llmbench.stats.student import quantile
@@ -98,6 +98,12 @@ class CaseVerdict:
     @property
     def outcome(self) -> Outcome:
         return min((row.outcome for row in self.rows), key=OUTCOMES.index, default="inconclusive")
+
+    @cached_property
+    def counted(self) -> list[tuple[AbSession, Mapping[str, float]]]:
+        """The sessions that the times stand on, and what each says (``differences``)."""
+        whole = (one for one in self.sessions if one.whole and one.design == self.design)
+        return [(one, told) for one in whole if (told := differences(one.rounds))]
 
     @property
     def seconds(self) -> float:
@@ -213,11 +219,10 @@ def course(ab: Ab, case: CaseVerdict, metric: Metric) -> tuple[list[float], list
     """How a time came to its verdict.
 
     Returns:
-        The difference of each whole session, as ``differences`` gives it, and what was known at each look; the last is
-        what the verdict was made by.
+        The difference of each session that counts, and what was known at each look; the last is what the verdict was
+        made by.
     """
-    whole = [one for one in case.sessions if one.whole and one.design == case.design]
-    values = [value[metric] for one in whole if (value := differences(one.rounds))]
+    values = [told[metric] for _, told in case.counted]
     row = case.row(metric)
     if row is None or row.time is None:
         return values, []
@@ -264,10 +269,10 @@ def _loss(ab: Ab, case: AbCase, sessions: Sequence[AbSession], seconds: float) -
         return None  # two suites that train different things
     if ab.gate.loss_margin is not None:
         return _within_margin(case.id, sessions, seconds, ab.gate.loss_margin)
-    base, cand = ([one.of(side).loss for one in sessions] for side in SIDES)
-    exact = case.base.mode == case.cand.mode and len(base) > 1 and all(one == base[0] for one in base)
-    exact = exact and _torch(ab, "base") == _torch(ab, "cand")
-    found = [loss_change(base[0], one, case.cand.mode, exact=exact) for one in cand]
+    exact = case.base.mode == case.cand.mode and _torch(ab, "base") == _torch(ab, "cand")
+    exact = exact and len(sessions) > 1 and _repeats([one.base.loss for one in sessions])
+    # Both sides of a session did the same number of steps; another session may have done more, or fewer.
+    found = [loss_change(one.base.loss, one.cand.loss, case.cand.mode, exact=exact) for one in sessions]
     told = [one for one in found if one is not None]
     if len(told) < len(found):
         return None
@@ -278,6 +283,12 @@ def _loss(ab: Ab, case: AbCase, sessions: Sequence[AbSession], seconds: float) -
     return Row(case.id, "loss", outcome, len(sessions), seconds, loss=worst, reason=reason)
 
 
+def _repeats(curves: Sequence[Sequence[float | None]]) -> bool:
+    """Whether all are the same bit by bit, as far as each goes."""
+    longest = max(curves, key=len)
+    return all(list(curve) == list(longest[: len(curve)]) for curve in curves)
+
+
 def _other_beginning(session: AbSession) -> str | None:
     """What was different before the first step."""
     told = {"weights_sha256": "the first weights differ", "batches_sha256": "the batches differ"}
@@ -286,7 +297,7 @@ def _other_beginning(session: AbSession) -> str | None:
 
 
 def _torch(ab: Ab, side: SideName) -> object:
-    environment = (ab.base if side == "base" else ab.cand).environment.get("torch")
+    environment = ab.of(side).environment.get("torch")
     return environment.get("version") if isinstance(environment, dict) else None
 
 

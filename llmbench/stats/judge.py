@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from llmbench.results.fingerprint import differences, hardware, other_hardware
+from llmbench.results.environment import decisive_differences, hardware, other_hardware
 from llmbench.results.schema import BROKEN, Record, Run
 from llmbench.results.sides import Pair, Side, Trained, pairs
 from llmbench.stats.compare import Change, Sample, assumed_spread, change, spread_of_variation
@@ -188,7 +188,7 @@ def _same_arithmetic(base: Sequence[Run], cand: Sequence[Run]) -> bool:
     first = base[0]
     machine = hardware(first.device, first.environment)
     return all(
-        not differences(first.environment, run.environment)
+        not decisive_differences(first.environment, run.environment)
         and not other_hardware(machine, hardware(run.device, run.environment))
         and first.environment.get("packages") == run.environment.get("packages")
         and first.llmbench == run.llmbench

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 from typing import Literal
 
 from llmbench.results.ab import Round, Turn
@@ -24,7 +24,6 @@ METRICS = ("step", "total")
 POWER = 0.80  # of the smallest slowdown that is told beside a verdict
 
 SHORTEST, LONGEST = 1e-9, 1e9  # seconds: what a clock can tell; records may claim anything
-CALM = 0.1  # spread (of logarithms) within the turns of a round, with which the round counts half
 LEAST_SPREAD = 0.001  # of the difference between sessions: a few that agree by chance are not to be believed
 SPEEDS = 4  # a process that has two speeds, by luck, is the slower one of its session once in so many
 
@@ -95,9 +94,8 @@ class Difference:
 def differences(rounds: Sequence[Round]) -> dict[str, float]:
     """What one session says: candidate over base, as a difference of logarithms, by metric.
 
-    ``step``: of each round the fastest step of a turn against the fastest of the other's: what others do to the machine
-    falls on few steps, and on both sides. Of the rounds the weighted median: a turn whose steps differ among each other
-    was disturbed, and says less. It does not see slow steps that are rare.
+    ``step``: the median over the rounds of the fastest step of a turn against the fastest of the other's: what others
+    do to the machine falls on few steps, and on both sides. It does not see slow steps that are rare.
     ``total``: all that was spent in the turns, which sees them: CPU time and time asleep where both are known (the
     wall's less that spent waiting for a CPU), else CPU time, else the wall's.
 
@@ -107,20 +105,8 @@ def differences(rounds: Sequence[Round]) -> dict[str, float]:
     if not told:
         return {}
     ratios = [math.log(_fastest(one.cand) / _fastest(one.base)) for one in told]
-    weights = [1 / (CALM + _unrest(one.base) + _unrest(one.cand)) for one in told]
     base, cand = (_spent([one.of(side) for one in told], _clock(told)) for side in ("base", "cand"))
-    return {"step": weighted_median(ratios, weights), "total": math.log(cand / base)}
-
-
-def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
-    """The value with half of the weight on each side; the mean of two if it is exactly half.
-
-    Args:
-        values: one or more.
-        weights: of each, above 0.
-    """
-    pairs = sorted(zip(values, weights, strict=True))
-    return (_first_half(pairs) + _first_half(pairs[::-1])) / 2
+    return {"step": median(ratios), "total": math.log(cand / base)}
 
 
 def judge(values: Sequence[float], gate: Gate) -> Difference | None:
@@ -206,11 +192,6 @@ def _fastest(turn: Turn) -> float:
     return _seconds(min(turn.steps))
 
 
-def _unrest(turn: Turn) -> float:
-    """How far the steps of a turn lie apart, as a logarithm."""
-    return math.log(_seconds(max(turn.steps)) / _fastest(turn))
-
-
 def _clock(rounds: Sequence[Round]) -> Literal["awake", "cpu", "wall"]:
     """The best that all turns of a session have."""
     turns = [turn for one in rounds for turn in (one.base, one.cand)]
@@ -223,16 +204,6 @@ def _spent(turns: Sequence[Turn], clock: Literal["awake", "cpu", "wall"]) -> flo
     if clock == "cpu":
         return math.fsum(_seconds(turn.cpu or 0.0) for turn in turns)
     return math.fsum(_seconds(turn.wall - (turn.waited or 0.0 if clock == "awake" else 0.0)) for turn in turns)
-
-
-def _first_half(pairs: Sequence[tuple[float, float]]) -> float:
-    """The first value up to which there is half of the weight."""
-    half, so_far = math.fsum(weight for _, weight in pairs) / 2, 0.0
-    for value, weight in pairs:
-        so_far += weight
-        if so_far >= half * (1 - 1e-12):
-            return value
-    return pairs[-1][0]
 
 
 def _summary(values: Sequence[float]) -> tuple[float, float]:

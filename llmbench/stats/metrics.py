@@ -33,6 +33,7 @@ class Metric:
         higher: whether more of it is better.
         read: its value in the parts of a record, None where it has none that means something.
         of_data: whether other data makes it another figure.
+        of_comparisons: whether it is of A/B comparisons (``stats/ratios.py``), and not of runs.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Metric:
     higher: bool
     read: Callable[[Parts], Value | None]
     of_data: bool = False
+    of_comparisons: bool = False
 
 
 def _throughput(parts: Parts) -> Value | None:
@@ -75,6 +77,17 @@ def _loss(parts: Parts) -> Value | None:
     return _value(found.get("eval"), "held out") or _value(found.get("final"), "training")
 
 
+def _ratio(name: str) -> Callable[[Parts], Value | None]:
+    """Of the times in a comparison; both sides ran in turns, so that the machine's own changes cancel."""
+
+    def read(parts: Parts) -> Value | None:
+        found = _mapping(_mapping(parts.get("ratios")).get(name))
+        value = _positive(found.get("value"))
+        return Value(value, "×", _interval(found.get("ci95"))) if value is not None else None
+
+    return read
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -83,6 +96,8 @@ METRICS = {
         Metric("memory", "peak memory", False, _memory),
         Metric("loss", "loss", False, _loss, of_data=True),
         Metric("energy", "energy of a step", False, _energy),
+        Metric("ratio", "step time over the base's", False, _ratio("step"), of_comparisons=True),
+        Metric("ratio-total", "all time over the base's", False, _ratio("total"), of_comparisons=True),
     )
 }
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from llmbench.errors import UserError, nearest
 from llmbench.results.environment import HOST, Difference, differences
-from llmbench.results.history import History, PastRecord, PastRun
+from llmbench.results.history import History
+from llmbench.results.past import Base, PastRecord, PastRun
 from llmbench.results.schema import BROKEN
 from llmbench.stats.changes import FEWEST, SHORTEST, changes, noise_scale
 from llmbench.stats.metrics import Metric, Value, ratio
@@ -78,13 +79,18 @@ class Shift:
 
 @dataclass
 class Trend:
-    """A case on one kind of machine with one configuration, the oldest point first."""
+    """A case on one kind of machine with one configuration, the oldest point first.
+
+    Attributes:
+        base: of ratios that were measured in lock-step, against what.
+    """
 
     case: str
     machine: str
     config: Mapping[str, Any]
     unit: str
     points: list[Point]
+    base: Base | None = None
     told_apart: str = ""
     steps: list[Step] = field(default_factory=list)
     shifts: list[Shift] = field(default_factory=list)
@@ -128,7 +134,7 @@ def trends(
     """Every case as a series, the most urgent first.
 
     A series holds what compares: one case on one kind of machine (device, its name and number, CPU) with one
-    configuration (limits of time left out) and one unit; of a loss also the same data.
+    configuration (limits of time left out) and one unit; of a loss also the same data, of a ratio the same base.
 
     Args:
         cases: only these.
@@ -183,27 +189,24 @@ def reference_case(case: str, reference: str | None) -> str | None:
     return f"{case.rsplit('/', 2)[0]}/eager/ws1" if reference == "eager" else reference
 
 
+_Apart = tuple[Mapping[str, Any], str, Base | None]  # configuration, data, base
+
+
 def _grouped(valued: Sequence[tuple[PastRecord, Value | None]], metric: Metric) -> list[Trend]:
-    kinds: dict[tuple[str, str], list[tuple[Mapping[str, Any], str, Trend]]] = {}
+    kinds: dict[tuple[str, str], list[tuple[_Apart, Trend]]] = {}
     for record, value in valued:
-        config, data = _measured(record), record.run.data if metric.of_data else ""
+        config, unit = _measured(record), value.unit if value else ""
+        apart = (config, record.run.data if metric.of_data else "", record.base)
         known = kinds.setdefault((record.case, _machine(record)), [])
-        unit = value.unit if value else ""
-        trend = next(
-            (
-                trend
-                for one, text, trend in reversed(known)
-                if one == config and text == data and (not unit or trend.unit in ("", unit))
-            ),
-            None,
-        )
+        alike = (one for key, one in reversed(known) if key == apart and (not unit or one.unit in ("", unit)))
+        trend = next(alike, None)
         if trend is None:
-            trend = Trend(record.case, _machine(record), config, "", [])
-            known.append((config, data, trend))
+            trend = Trend(record.case, _machine(record), config, "", [], record.base)
+            known.append((apart, trend))
         if value:
             trend.unit = value.unit
         trend.points.append(Point(record.run, _status(record), _reason(record), value))
-    return [trend for known in kinds.values() for _, _, trend in known]
+    return [trend for known in kinds.values() for _, trend in known]
 
 
 def _measured(record: PastRecord) -> Mapping[str, Any]:
@@ -337,6 +340,7 @@ def _tell_apart(found: Sequence[Trend]) -> None:
         for trend in alike if len(alike) > 1 else ():
             parts = [trend.machine] if len(machines) > 1 else []
             parts += [f"{key} {trend.config.get(key)}" for key in _varying(trend, alike)]
+            parts += _base_apart(trend, alike)
             parts += [trend.unit] if trend.unit and len({one.unit for one in alike}) > 1 else []
             trend.told_apart = ", ".join(parts)
 
@@ -345,3 +349,14 @@ def _varying(trend: Trend, alike: Sequence[Trend]) -> list[str]:
     others = [one for one in alike if one.machine == trend.machine]
     keys = dict.fromkeys(key for one in others for key in one.config)
     return [key for key in keys if any(one.config.get(key) != trend.config.get(key) for one in others)]
+
+
+def _base_apart(trend: Trend, alike: Sequence[Trend]) -> list[str]:
+    """``over 1a2b3c4``; of bases of one name also what differs in them."""
+    bases = [one.base for one in alike if one.base]
+    if trend.base is None or all(base == trend.base for base in bases):
+        return []
+    name, software = trend.base.name, trend.base.software
+    others = [base.software for base in bases if base.name == name]
+    keys = dict.fromkeys(key for other in others for key in (*software, *other) if other.get(key) != software.get(key))
+    return [f"over {name}", *(f"its {key} {software.get(key, 'none')}" for key in list(keys)[:2])]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Command
 
-COMMANDS = ("doctor", "run", "report", "compare", "history", "scan", "list")
+COMMANDS = ("doctor", "run", "report", "compare", "history", "scan", "list", "gate")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -161,3 +163,105 @@ def test_rows_make_a_table_for_other_programs(llmbench, eventful):
     text = io.StringIO()
     csv.DictWriter(text, records[0]).writerows(records)
     assert len(text.getvalue().splitlines()) == 640
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """20 comparisons with a step, 12 self-checks with four false alarms, and some runs."""
+    path = tmp_path_factory.mktemp("compared")
+    for number in range(20):
+        slower = 1.06 if number >= 12 else 1.0
+        factory.ab_comparison(path / "ab", number, CASES, lambda case, session, slower=slower: slower)
+    for number in range(12):
+        wrong = 1.1 if number >= 8 else 1.0
+        factory.ab_comparison(
+            path / "self", 40 + number, CASES[:1], lambda case, session, wrong=wrong: wrong, self_check=True
+        )
+    factory.nights(path / "runs", 3, CASES, lambda number, case: 1.0)
+    return path
+
+
+def test_ratios_are_followed_and_self_checks_told_in_every_output(llmbench, compared, tmp_path):
+    page, markdown = tmp_path / "history.html", tmp_path / "history.md"
+    done = llmbench("history", compared, "--html", page, "--markdown", markdown)
+    assert done.returncode == 0
+    assert "do not gate here" in done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    before, after = (factory.night(number).git.commit for number in (11, 12))
+    commits = f"{before[:7]}..{after[:7]}"
+    alarms = "✖ 4 false alarms in 12 self-checks, where the rules allow 0.24 on average"
+    assert lines[0].startswith("▲ +5.") or lines[0].startswith("▲ +6.")
+    assert f"commit {commits}" in " ".join(done.stdout.split())
+    assert alarms in done.stdout
+    assert "step time over the base's: 2 steps up" in lines
+    assert "20 comparisons, 2026-08-01 to 2026-08-20; 2 cases" in lines
+    assert "3 runs beside: --metric throughput" in lines
+    assert commits in page.read_text()
+    assert alarms[2:] in " ".join(Page(page.read_text()).body.split())
+    assert f"`{commits}`" in markdown.read_text()
+    assert "### False alarms" in markdown.read_text()
+    document = json.loads(llmbench("history", compared, "--json").stdout)
+    assert (document["metric"], document["of"]) == ("ratio", "comparisons")
+    assert {trend["steps"][0]["commit_range"] for trend in document["trends"]} == {f"{before}..{after}"}
+    assert {trend["base"] for trend in document["trends"]} == {"ba5e000"}
+    checks = document["self_checks"]
+    assert (checks["comparisons"], checks["false_alarms"], checks["distrusted"]) == (12, 4, True)
+    assert len(checks["noise"]) == 12
+
+
+def test_the_metric_can_be_chosen(llmbench, compared):
+    done = llmbench("history", compared, "--metric", "throughput")
+    assert "20 comparisons beside: --metric ratio" in done.stdout
+    assert "3 runs, 2026-08-01" in done.stdout
+    assert "throughput over eager" in llmbench("history", compared, "--reference", "eager").stdout
+    assert "throughput: " in llmbench("history", compared / "runs", "--reference", "none").stdout
+    for words in (["--metric", "ratio", "--reference", "eager"], ["--metric", "loss", "--reference", "nothing"]):
+        assert llmbench("history", compared, *words).returncode == 2
+    assert llmbench("history", compared / "runs", "--metric", "ratio").returncode == 2
+    assert llmbench("history", compared / "ab", "--metric", "memory").returncode == 2
+
+
+def test_self_checks_alone_are_told(llmbench, compared, tmp_path):
+    page = tmp_path / "h.html"
+    done = llmbench("history", compared / "self", "--html", page)
+    assert done.returncode == 0
+    assert "4 false alarms in 12 self-checks" in done.stdout
+    assert "4 false alarms in 12 self-checks" in Page(page.read_text()).body
+    assert json.loads(llmbench("history", compared / "self", "--json").stdout)["trends"] == []
+
+
+def test_the_gate_is_of_ratios_too(llmbench, compared):
+    assert llmbench("history", compared / "ab", "--fail-worse", "3").returncode == 1
+    assert llmbench("history", compared / "ab", "--fail-worse", "20").returncode == 0
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests import factory
+cases = [factory.planned("gpt-tiny", mode) for mode in ("eager", "compile", "bf16")]
+for number in range(25):
+    factory.nights(Path(sys.argv[1]) / f"{sys.argv[2]}-{number}", 1, cases, lambda n, case: 1.0,
+                   id=lambda n: f"{sys.argv[2]}-{number}")
+"""
+
+
+def test_history_reads_a_tree_into_which_others_write(tmp_path):
+    """Two writers make 50 runs meanwhile: whatever is seen of them is whole, or still being written."""
+    from llmbench.errors import UserError
+    from llmbench.results.history import read_history
+
+    runs, here = tmp_path / "runs", os.environ | {"PYTHONPATH": "."}
+    runs.mkdir()
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, runs, name], env=here) for name in ("one", "other")]
+    faults, looks = [], 0
+    while any(writer.poll() is None for writer in writers):
+        with contextlib.suppress(UserError):  # none has begun
+            faults += [fault for fault in read_history([runs]).faults if "still writing" not in fault.message]
+            looks += 1
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert faults == []
+    assert looks > 1
+    history = read_history([runs])
+    assert (len(history.runs), len(history.records), history.faults) == (50, 150, [])

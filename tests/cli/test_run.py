@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from llmbench.launch.target import patience
-from llmbench.results.schema import json_schema
+from llmbench.results.documents import json_schema
 from llmbench.results.store import RunFolder
 from tests.conftest import QUICK, Command, records_of
 

@@ -70,7 +70,7 @@ def test_the_title_is_the_verdict(page):
 def test_what_fails_and_steps_with_run_commits_and_environment(page):
     items = [words(item) for item in page.all("ul", class_="needs")]
     assert "✖ fails now regression-linear/bf16/ws1 OutOfMemoryError: killed by the kernel" in items[0]
-    assert "since 20260825-020000-0018 2026-08-25, for 16 runs · commit e47682e → 2ebe579" in items[0]
+    assert "since 20260825-020000-0018 2026-08-25, for 16 runs · commit e47682e..2ebe579" in items[0]
     assert "torch 2.12.1+cpu → 2.13.0+cpu" in items[0]
     assert "same environment" in items[0]
 

@@ -19,25 +19,31 @@ from hypothesis import strategies as st
 
 from llmbench.errors import UserError
 from llmbench.report import doctor_page, run_page
+from llmbench.report.ab import ab_page
 from llmbench.report.benchmarks import benchmarks_page
 from llmbench.report.compare import compare_page
 from llmbench.report.compare.environment import environments
 from llmbench.report.format import printable
 from llmbench.report.history import history_page
 from llmbench.report.scan import scan_page
+from llmbench.results.ab import AbSide
+from llmbench.results.ab_folder import AbFolder
 from llmbench.results.benchmarks import BenchmarkFile
 from llmbench.results.history import History, read_history
 from llmbench.results.scan import UNITS, Gate, PairTest, Scan, ScanNode, SlowLink, read_scan
-from llmbench.results.schema import PlannedCase, Record, Run, Series
+from llmbench.results.schema import Error, Memory, PlannedCase, Record, Run, Series
 from llmbench.results.sides import load
 from llmbench.results.store import RunFolder
+from llmbench.stats.ab import compared
 from llmbench.stats.comparison import Rules
 from llmbench.stats.judge import compare_sides
 from llmbench.stats.metrics import METRICS
+from llmbench.stats.ratios import ratio_history
 from llmbench.stats.scan.document import simulated_scan
 from llmbench.stats.scan.simulate import parse_spec
+from llmbench.stats.selfcheck import judged_self_checks
 from llmbench.stats.trends import reference_case, trends
-from tests import factory
+from tests import ab_factory, factory
 from tests.doctor import made as doctor_made
 from tests.report import hostile
 from tests.report.html_reader import Page
@@ -296,14 +302,43 @@ def history_of(path: Path, rng: Random, spoilt: float) -> Built | None:
         # Most would be refused for their half surrogate pairs.
         run, *told = (written(one) if rng.random() < 0.1 else well_formed(one) for one in (run, *lines[folder]))
         write_files(folder, run, told)
+    write_comparisons(path / "ab", names, rng, spoilt)
     try:
         past = read_history([path])
+        checks = judged_self_checks(past.comparisons)
+        if metric.of_comparisons:
+            past = ratio_history(past)
+            cases = [record.case for record in past.records]
+            page = history_page(past, trends(past, metric), metric, checks=checks)
+            return Built(page, [*map(str, past.faults), *map(readable, cases)])
         found = trends(past, metric, reference=reference)
     except UserError as error:
         assert str(path) in error.message or "no run has the case" in error.message  # noqa: PT017
         return None
-    page = history_page(past, found, metric, reference=reference)
+    page = history_page(past, found, metric, reference=reference, checks=checks)
     return Built(page, [*map(str, past.faults), *_expected(lines, past, reference)])
+
+
+def write_comparisons(path: Path, names: list[str], rng: Random, spoilt: float) -> None:
+    """Self-checks and comparisons of two sides, half of them slower."""
+    path.mkdir(parents=True)
+    for number in range(rng.choice((0, 4, 9))):
+        cases = [factory.planned("gpt-tiny", "eager").model_copy(update={"case": readable(name)}) for name in names]
+        slower = rng.choice((1.0, 1.2))
+        made = factory.ab_comparison(
+            path / "made", number, cases, lambda case, session, slower=slower: slower, self_check=rng.random() < 0.5
+        )
+        ab = json.loads((made.path / "ab.json").read_text())
+        if rng.random() < spoilt / 4:
+            ab = hostile.poisoned(ab, rng)
+        if isinstance(ab, dict) and isinstance(ab.get("base"), dict):
+            ab["base"] |= {"label": readable(hostile.text(rng)), "git": None}
+            ab |= {"id": readable(hostile.text(rng)), "suite": readable(hostile.text(rng))}
+        lines = (made.path / "sessions.jsonl").read_text().splitlines()
+        told = [json.loads(line) for line in lines]
+        lines = [well_formed(hostile.poisoned(one, rng) if rng.random() < spoilt / 4 else one) for one in told]
+        (made.path / "ab.json").write_text(well_formed(ab))
+        (made.path / "sessions.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def _expected(lines: dict[Path, list[Any]], past: History, reference: str | None) -> list[str]:
@@ -377,7 +412,76 @@ def calm_scan(_: Path) -> str:
     return scan_page(simulated_scan(parse_spec("nodes=4"), command=["llmbench", "scan"]))
 
 
+# A/B comparisons
+
+GOOD_AB = json.loads(ab_factory.made_ab().model_dump_json())
+GOOD_SESSIONS = [json.loads(one.model_dump_json()) for one in ab_factory.made_sessions(3, rounds=4, seed_of_loss=1)]
+
+
+def ab_of(path: Path, rng: Random, spoilt: float) -> Built | None:
+    names = [hostile.text(rng) for _ in range(rng.randrange(4))]
+    ab = hostile.poisoned(GOOD_AB, rng, spoilt / 8)
+    cases = [_case_of(name, rng) for name in names]
+    if isinstance(ab, dict):  # else all would be refused
+        ab |= {key: GOOD_AB[key] for key in ("schema_version", "kind", "status") if rng.random() < 0.95}
+        ab |= {
+            "gate": GOOD_AB["gate"] | _rules(rng) if rng.random() < 0.9 else hostile.poisoned(GOOD_AB["gate"], rng),
+            "rounds": 4,
+            "cases": cases,
+        }
+        ab |= {key: hostile.made(AbSide, rng) for key in ("base", "cand")}
+    lines = [
+        _session_of(rng.choice([*map(readable, names * 3), "gone"]), rng, spoilt) for _ in range(rng.randrange(14))
+    ]
+    (path / "logs").mkdir(parents=True)
+    # Most would be refused for their half surrogate pairs.
+    (path / "ab.json").write_text(written(ab) if rng.random() < 0.1 else well_formed(ab), encoding="utf-8")
+    (path / "sessions.jsonl").write_text("".join(f"{written(line)}\n" for line in lines), encoding="utf-8")
+    (path / "logs/x.log").write_text(hostile.text(rng) * 3, encoding="utf-8", errors="surrogatepass")
+    folder = AbFolder(path)
+    try:
+        comparison = compared(folder.read(), folder.recorded(), strict=rng.random() < 0.5)
+    except UserError as error:
+        assert str(path) in error.message  # noqa: PT017
+        return None
+    return Built(ab_page(comparison, folder), [*map(readable, names), *folder.damage])
+
+
+def _case_of(name: str, rng: Random) -> Any:
+    planned = [hostile.made(PlannedCase, rng) | {"config": {"a": 1}} for _ in range(2)]
+    return {"id": name, "base": planned[0], "cand": planned[rng.randrange(2)]}
+
+
+def _rules(rng: Random) -> dict[str, Any]:
+    return rng.choice(({}, {}, {"tolerance": 0.0}, {"loss_margin": 0.02}, {"limit": 0.9}, {"looks": [2, 3]}))
+
+
+def _session_of(case: str, rng: Random, spoilt: float) -> Any:
+    """Mostly whole, with numbers that the schema takes."""
+    good = rng.choice(GOOD_SESSIONS)
+    line = hostile.poisoned(good, rng, spoilt / 8)
+    if not isinstance(line, dict):
+        return line
+    kept = ("schema_version", "design", "first", "seconds", "session", "seed", "cpus", "rounds")
+    line |= {key: good[key] for key in kept if rng.random() < 0.95}
+    if rng.random() < 0.1:
+        line["rounds"] = [one | hostile.poisoned({"base": one["base"]}, rng) for one in good["rounds"]]
+    for side in ("base", "cand"):
+        trained = good[side] | {"facts": hostile.anything(rng), "log": rng.choice(("logs/x.log", hostile.text(rng)))}
+        failed = {"status": rng.choice(("failed", "oom")), "error": hostile.made(Error, rng)}
+        loss = [hostile.number(rng) if rng.random() < 0.2 else 1.0 for _ in range(rng.choice((0, 1, 70)))]
+        changes = rng.choice(({}, {}, {}, failed, {"loss": loss}, {"memory": hostile.made(Memory, rng)}))
+        line[side] = (trained if isinstance(trained["facts"], dict) else good[side]) | changes
+    return line | {"case": case}
+
+
+def calm_ab(path: Path) -> str:
+    made = ab_factory.SCENARIOS["same"]
+    return ab_page(made.comparison, made.folder(path))
+
+
 KINDS = (
+    Kind("ab", calm_ab, ab_of, 60),
     Kind("run", calm_run, run_of, 60),
     Kind("doctor", lambda _: doctor_page(GOOD_DIAGNOSIS), diagnosis_of, 80),
     Kind("benchmarks", calm_benchmarks, benchmarks_of, 80),

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 import os
 import subprocess
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmbench.results.fingerprint import differences, fingerprint, git_state
+from llmbench.results.fingerprint import fingerprint, git_state
 
 MACHINE: dict[str, Any] = {
     "device": "cpu",
@@ -45,41 +44,6 @@ def test_no_secret_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps(fingerprint(MACHINE, os.environ))
     assert "hf_aBcDeFgHiJkLmNoPqRsT" not in text
     assert "hunter22" not in text
-
-
-def test_the_same_environment_has_no_differences() -> None:
-    assert differences(fingerprint(MACHINE, os.environ), fingerprint(copy.deepcopy(MACHINE), os.environ)) == []
-    assert differences({}, {}) == []
-
-
-@pytest.mark.parametrize(
-    ("part", "key", "value", "said"),
-    [
-        ("torch", "version", "2.12.0", "torch version: 2.13.0+cpu → 2.12.0"),
-        ("torch", "threads", 2, "torch threads: 4 → 2"),
-        ("torch", "cuda", "12.8", "torch cuda: None → 12.8"),
-        ("python", "version", "3.13.0", "python version: 3.12.8 → 3.13.0"),
-    ],
-)
-def test_what_matters_is_told(part: str, key: str, value: object, said: str) -> None:
-    other = copy.deepcopy(MACHINE)
-    other[part][key] = value
-    assert differences(fingerprint(MACHINE, os.environ), fingerprint(other, os.environ)) == [said]
-
-
-def test_other_devices_are_told() -> None:
-    other = copy.deepcopy(MACHINE)
-    other["devices"][0]["name"] = "NVIDIA H200"
-    assert differences(MACHINE, other) == ["devices: ['AMD EPYC'] → ['NVIDIA H200']"]
-    other["devices"] *= 2
-    assert differences(other, MACHINE) == ["devices: ['NVIDIA H200', 'NVIDIA H200'] → ['AMD EPYC']"]
-
-
-def test_what_does_not_matter_is_not_told() -> None:
-    other = copy.deepcopy(MACHINE)
-    other["python"]["executable"] = "/opt/python"
-    other["packages"]["numpy"] = "2.3.1"
-    assert differences(MACHINE, other) == []
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from llmbench.errors import UserError
 from llmbench.launch.sides.asked import Requirement
@@ -27,7 +28,7 @@ def digests(what: Requirement | Path) -> list[str]:
         return [os.path.basename(what.text), _sha256(Path(what.text))]
     if what.kind == "file":
         return _of_list(Path(what.text), [])
-    return [what.text]
+    return [what.text, *_of_url(what.text, what.text)]
 
 
 def _of_list(file: Path, above: list[Path]) -> list[str]:
@@ -51,7 +52,20 @@ def _of_list(file: Path, above: list[Path]) -> list[str]:
             raise UserError(f"{here}: {line}: installs a folder", _MOVING)
         elif line and os.path.isfile(line.split(" ")[0]):
             found.append(_sha256(Path(line.split(" ")[0])))
+        else:
+            found += _of_url(line, here)
     return found
+
+
+def _of_url(line: str, here: str) -> list[str]:
+    """Of a requirement that names a local file by its URL."""
+    match = re.search(r"@\s*file://(?:localhost)?(?P<path>/[^\s#]*)", line)
+    if match is None:
+        return []
+    path = Path(unquote(match["path"]))
+    if path.is_dir():
+        raise UserError(f"{here}: installs a folder", _MOVING)
+    return [_sha256(path)]
 
 
 def _sha256(file: Path) -> str:

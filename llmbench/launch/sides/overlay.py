@@ -74,7 +74,7 @@ def _name(side: AskedRequirements, below: Interpreter, constraints: Path | None)
         "format": FORMAT,
         "requirements": [[each.kind, digests(each)] for each in side.requirements],
         "constraints": digests(constraints) if constraints else None,
-        "python": [below.path, below.version, below.platform, below.base_prefix],
+        "python": [below.prefix, below.version, below.platform, below.base_prefix],
         "below": [[folder, _listing(Path(folder))] for folder in below.folders],
         "pip": {name: os.environ.get(f"PIP_{name}") for name in _CHOOSING},
     }
@@ -147,7 +147,7 @@ class _Making:
 
     def _start(self) -> None:
         """An empty environment of the same interpreter, which sees what is installed below."""
-        output, code = self._run([self._below.path, "-B", "-m", "venv", "--without-pip", str(self._folder)])
+        output, code = self._run([self._below.path, "-m", "venv", "--without-pip", str(self._folder)])
         packages = _packages(self._folder)
         if code != 0 or packages is None:
             raise UserError(
@@ -157,7 +157,7 @@ class _Making:
         lines = [f"import site; site.addsitedir({folder!r})\n" for folder in self._below.folders]
         (packages / _BELOW).write_text("".join(lines), encoding="utf-8")
         if not self._below.pip:
-            output, code = self._run([self._python, "-B", "-m", "ensurepip"])
+            output, code = self._run([self._python, "-m", "ensurepip"])
             if code != 0:
                 raise UserError(
                     f"{self._asked}: {self._below.path} has neither pip nor ensurepip: {last_line(output)}",
@@ -175,7 +175,7 @@ class _Making:
         self._pip(arguments, ["-c", str(self._constraints)] if self._constraints else [])
 
     def _pip(self, requirements: list[str], constraints: list[str]) -> None:
-        output, code = self._run([self._python, "-B", "-m", "pip", *_PIP, *constraints, *requirements])
+        output, code = self._run([self._python, "-m", "pip", *_PIP, *constraints, *requirements])
         if code != 0:
             raise UserError(f"{self._asked}: pip cannot install it: {_reason(output, code)}", f"its log: {self._log}")
         for line in output.splitlines():
@@ -224,6 +224,6 @@ def _reason(output: str, code: int) -> str:
         after = lines[lines.index(conflict) + 1 :]
         named = [line.strip() for line in after[: after.index("")] if line.strip()] if "" in after else after
         return f"a conflict: {'; '.join(named)}"
-    errors = [line.strip().removeprefix("ERROR: ") for line in lines if line.strip().startswith("ERROR:")]
+    errors = [line.strip()[len("error:") :].strip() for line in lines if line.strip().lower().startswith("error:")]
     telling = [line for line in errors if line.startswith("Could not find a version")] or errors
     return telling[-1] if telling else f"exit code {code}; {last_line(output)}"

@@ -23,15 +23,16 @@ from llmbench.launch.sides.python import interpreter, last_line
 from llmbench.results.ab import AbSide
 from llmbench.results.schema import Git
 
-LFS = b"version https://git-lfs.github.com/spec/"
+_DAMAGED = "`git fsck` checks the repository"
+_LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_POINTER_BYTES = 1024
-# A hook that starts llmbench has set these for the repository that it belongs to.
+# Settings of the user with which git would run or write more than it is asked for.
 _UNTOUCHED = (
     "core.hooksPath=/dev/null",
-    "core.sparseCheckout=false",
     "core.splitIndex=false",  # would write into the repository
     "core.fsmonitor=false",
 )
+# A hook that starts llmbench has set these for the repository that it belongs to.
 _OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 
 
@@ -145,10 +146,9 @@ def _hint(asked: str, name: str, folder: Path) -> str:
     near = f"did you mean {same[0]}?" if same else nearest(name, names[:1000])
     near = near if near.startswith("did you mean") else "`git branch --all` and `git tag` list what there is"
     shallow = _git(asked, folder, "rev-parse", "--is-shallow-repository")[1].strip() == "true"
-    fetch = (
-        "the clone is shallow: `git fetch --unshallow`, or `fetch-depth: 0` of actions/checkout; " if shallow else ""
-    )
-    return f"{fetch}{near}"
+    if shallow:
+        return f"the clone is shallow: `git fetch --unshallow`, or `fetch-depth: 0` of actions/checkout; {near}"
+    return near
 
 
 def _laid_out(asked: str, found: Revision, on_progress: Callable[[str], None]) -> Path:
@@ -181,9 +181,7 @@ def _laid_out(asked: str, found: Revision, on_progress: Callable[[str], None]) -
             for step in (["read-tree", found.commit], ["checkout-index", "--all", "-u"]):
                 code, said = git(new, *step)
                 if code != 0:
-                    hint = (
-                        "it needs git-lfs: `git lfs install`" if "lfs" in said else "`git fsck` checks the repository"
-                    )
+                    hint = "it needs git-lfs: `git lfs install`" if "lfs" in said else _DAMAGED
                     raise UserError(f"{asked}: git cannot lay out {found.name}: {said}", hint)
             _refuse_pointers(asked, new)
             new.rename(entry)
@@ -203,7 +201,7 @@ def _clear(entry: Path, index: Path) -> None:
 def _refuse_submodules(asked: str, found: Revision) -> None:
     code, out, err = _git(asked, found.repository, "ls-tree", "-r", "-z", "--full-tree", found.commit or "")
     if code != 0:
-        raise UserError(f"{asked}: git cannot read {found.name}: {last_line(err)}", "`git fsck` checks the repository")
+        raise UserError(f"{asked}: git cannot read {found.name}: {last_line(err)}", _DAMAGED)
     modules = [line.split("\t", 1)[1] for line in out.split("\0") if line.startswith("160000 ")]
     if modules:
         raise UserError(
@@ -218,7 +216,7 @@ def _refuse_pointers(asked: str, root: Path) -> None:
         return
     for file in root.rglob("*"):
         small = file.is_file() and not file.is_symlink() and file.stat().st_size < _LFS_POINTER_BYTES
-        if small and file.read_bytes().startswith(LFS):
+        if small and file.read_bytes().startswith(_LFS):
             raise UserError(
                 f"{asked}: {file.relative_to(root)} is kept by git-lfs, which is not set up here",
                 "`git lfs install`, and `git lfs fetch` of the revision",

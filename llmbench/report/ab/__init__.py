@@ -12,9 +12,8 @@ from llmbench.report.ab.document import ab_document
 from llmbench.report.ab.environment import environments, facts, short
 from llmbench.report.ab.views import HEADS, effects, figures, left_out, lines
 from llmbench.report.charts.forest import forest
-from llmbench.report.format import NOTHING, count, timestamp
+from llmbench.report.format import count, timestamp
 from llmbench.report.page import plain_json, render, write_page
-from llmbench.results.ab import Ab
 from llmbench.results.ab_folder import AbFolder
 from llmbench.stats.ab import AbComparison
 
@@ -44,16 +43,16 @@ def ab_page(comparison: AbComparison, folder: AbFolder | None = None) -> str:
     found = environments(ab)
     drawn = effects(comparison)
     questions = [
-        (f"{case.case.id} {row.metric}", verdicts.question(case, row))
+        (f"{one.case} {', '.join(one.metrics)}", one.why)
         for case in comparison.cases
-        for row in verdicts.open_rows(case)
+        for one in verdicts.questions(case)
     ]
     failures = [(row.case, verdicts.failure(row)) for row in comparison.failures]
     return render(
         "ab.html.j2",
         plain_json(ab_document(comparison)),
         styles=["compare", "ab"],
-        title=_capital(verdicts.title(comparison)),
+        title=verdicts.headline(comparison),
         meta=[f"BASE {short(ab.base)}", f"CAND {short(ab.cand)}", ab.suite, timestamp(ab.started_at), ab.id],
         pills=verdicts.pills(comparison),
         comparison=comparison,
@@ -68,7 +67,7 @@ def ab_page(comparison: AbComparison, folder: AbFolder | None = None) -> str:
         damage=folder.damage if folder else [],
         command=shlex.join(ab.command),
         resume=shlex.join(["llmbench", "ab", "--resume", str(folder.path) if folder else "DIR"]),
-        sides=_sides(ab),
+        sides=facts(ab),
         differs=found.differs,
         same=found.same,
         keys=found.total,
@@ -79,6 +78,7 @@ def ab_page(comparison: AbComparison, folder: AbFolder | None = None) -> str:
         details=details(comparison, folder),
         session_heads=SESSION_HEADS,
         gate_rules=ab.gate,
+        looks=verdicts.looks(comparison),
         percent=verdicts.round_percent,
         cases=len(comparison.cases),
     )
@@ -113,13 +113,3 @@ def _notices(comparison: AbComparison) -> list[str]:
             else "It was still going on, or was killed, when this page was made."
         )
     return told
-
-
-def _sides(ab: Ab) -> list[tuple[str, str, str]]:
-    """Name, BASE and CAND of each fact of the sides."""
-    base, cand = (dict(facts(side)) for side in (ab.base, ab.cand))
-    return [(key, base.get(key, NOTHING), cand.get(key, NOTHING)) for key in {**base, **cand}]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

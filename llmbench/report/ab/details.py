@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -26,8 +26,10 @@ BASE, CAND = Ink(4, None), Ink(0, "5 3")
 INKS = {"BASE": BASE, "CAND": CAND}
 _TOTAL = Ink(5, None)
 _MOST_LOGS = 3
+_WIDE, _TALL = 330, 170
 SESSION_HEADS = (
-    "Session", "First", "Step", "Total", "Peak BASE", "Peak CAND", "Load", "Preempted", "CPUs", "Seed", "Took",
+    "Session", "First", "Step", "Total", "Peak BASE", "Peak CAND", "Load", "Preempted (BASE / CAND)", "CPUs",
+    "Seed", "Took",
 )  # fmt: skip
 
 
@@ -76,8 +78,7 @@ def details(comparison: AbComparison, folder: AbFolder | None) -> list[Detail]:
 def _detail(
     comparison: AbComparison, case: CaseVerdict, anchor: str, folder: AbFolder | None, unfolded: bool
 ) -> Detail:
-    whole = [one for one in case.sessions if one.whole and one.design == case.design]
-    times = {metric: course(comparison.ab, case, metric) for metric in _times()}
+    whole = [one for one, _ in case.counted]
     return Detail(
         case,
         anchor,
@@ -85,10 +86,10 @@ def _detail(
         f"{count(len(case.sessions), 'session')} in {duration(case.seconds)}",
         _notes(case),
         _facts(comparison.ab, case, whole),
-        [chart for metric in _times() for chart in _looks(comparison.ab, case, metric, times[metric][0])],
-        _turns(whole, times["step"][0]),
+        [chart for metric in _times() for chart in _looks(comparison.ab, case, metric)],
+        _turns(case),
         _loss(case, whole),
-        _table(case, {metric: values for metric, (values, _) in times.items()}),
+        _table(case),
         _logs(case, folder),
         unfolded,
     )
@@ -100,7 +101,7 @@ def _times() -> tuple[Metric, Metric]:
 
 def _notes(case: CaseVerdict) -> list[str]:
     worse = [verdicts.failure(row) for row in case.rows if row.worse]
-    return worse + [f"{row.metric}: {verdicts.question(case, row)}" for row in verdicts.open_rows(case)]
+    return worse + [f"{', '.join(one.metrics)}: {one.why}" for one in verdicts.questions(case)]
 
 
 def _facts(ab: Ab, case: CaseVerdict, whole: Sequence[AbSession]) -> list[tuple[str, str]]:
@@ -137,11 +138,12 @@ def _design(case: CaseVerdict, whole: Sequence[AbSession]) -> str:
     return f"lock-step: {count(len(first), 'round')} of {count(steps, 'step')} each, in random order"
 
 
-def _looks(ab: Ab, case: CaseVerdict, metric: Metric, values: Sequence[float]) -> list[tuple[str, Markup]]:
+def _looks(ab: Ab, case: CaseVerdict, metric: Metric) -> list[tuple[str, Markup]]:
     row = case.row(metric)
+    values, found = course(ab, case, metric)
     if not values:
         return []
-    looks = [Look(one.sessions, one.ratio, one.low, one.high) for one in course(ab, case, metric)[1]]
+    looks = [Look(one.sessions, one.ratio, one.low, one.high) for one in found]
     said = f"{verdicts.estimate(row)} {verdicts.interval(row)}" if row and row.time else "too few sessions"
     name = verdicts.METRICS[metric]
     drawn = session_dots(
@@ -151,24 +153,26 @@ def _looks(ab: Ab, case: CaseVerdict, metric: Metric, values: Sequence[float]) -
         ab.gate.tolerance,
         ab.gate.limit,
         _TOTAL if metric == "total" else CAND,
+        width=_WIDE,
+        tall=_TALL,
     )
     return [(f"{name.capitalize()}: {said}", drawn)]
 
 
-def _turns(whole: Sequence[AbSession], values: Sequence[float]) -> tuple[str, Markup] | None:
+def _turns(case: CaseVerdict) -> tuple[str, Markup] | None:
     """Of the session that is furthest from the others: there is the most to be seen."""
-    if not whole:
+    if not case.counted:
         return None
-    centre = fmean(values)
-    which = max(range(len(whole)), key=lambda index: abs(values[index] - centre))
+    centre = fmean(told["step"] for _, told in case.counted)
+    shown, _ = max(case.counted, key=lambda pair: abs(pair[1]["step"] - centre))
     turns = []
-    for one in whole[which].rounds:
+    for one in shown.rounds:
         order: tuple[SideName, SideName] = ("base", "cand") if one.first == "base" else ("cand", "base")
         for side in order:
-            steps = (one.base if side == "base" else one.cand).steps
+            steps = one.of(side).steps
             turns.append(TurnSteps(side.upper(), min(steps), max(steps)))
-    session = whole[which].session
-    drawn = turn_order(f"Steps of session {session}, turn by turn", turns, INKS)
+    session = _number(shown)
+    drawn = turn_order(f"Steps of session {session}, turn by turn", turns, INKS, width=_WIDE, tall=_TALL)
     return (f"Turns of session {session}, the furthest from the mean", drawn) if drawn else None
 
 
@@ -180,12 +184,10 @@ def _loss(case: CaseVerdict, whole: Sequence[AbSession]) -> tuple[str, Markup] |
     row = case.row("loss")
     shown = next((one for one in trained if one.base.loss != one.cand.loss), trained[0])
     step = row.loss.step if row and isinstance(row.loss, LossChange) else None
-    text = "beyond the limit from"
-    if step is None:
-        step, text = _first_difference(shown), "differs from"
-    marked = (step, f"{text} step {step}") if step is not None else None
+    step = _first_difference(shown) if step is None else step
+    marked = (step, f"≠ from step {step}") if step is not None else None
     curves = [Curve(name, ink, shown.of(side).loss) for side, (name, ink) in zip(SIDES, INKS.items(), strict=True)]
-    drawn = lines(f"Loss of {case.case.id}", curves, marked=marked, width=430, tall=190)
+    drawn = lines(f"Loss of {case.case.id}", curves, marked=marked, width=_WIDE, tall=_TALL)
     return (f"Loss: {verdicts.estimate(row)}" if row else "Loss: not compared", drawn)
 
 
@@ -194,16 +196,21 @@ def _first_difference(one: AbSession) -> int | None:
     return next((step for step, (base, cand) in enumerate(pairs) if base != cand), None)
 
 
-def _table(case: CaseVerdict, values: Mapping[Metric, Sequence[float]]) -> list[list[str]]:
+def _table(case: CaseVerdict) -> list[list[str]]:
     """``SESSION_HEADS`` of each session, failed ones too."""
-    left = {metric: iter(found) for metric, found in values.items()}
+    differences = {id(one): told for one, told in case.counted}
     rows = []
     for one in case.sessions:
-        counts = one.whole and one.design == case.design
-        name = str(one.session) if counts else f"{one.session}: {_why_not(one, case)}"
-        told = [_change(next(left[metric])) if counts else NOTHING for metric in _times()]
+        found = differences.get(id(one))
+        name = _number(one) if found else f"{_number(one)}: {_why_not(one, case)}"
+        told = [_change(found[metric]) if found else NOTHING for metric in _times()]
         rows.append([name, one.first.upper(), *told, *_noise(one)])
     return rows
+
+
+def _number(one: AbSession) -> str:
+    """From 1, as people count; a damaged line may not say it."""
+    return str(one.session + 1) if one.session >= 0 else "?"
 
 
 def _why_not(one: AbSession, case: CaseVerdict) -> str:
@@ -242,7 +249,7 @@ def _logs(case: CaseVerdict, folder: AbFolder | None) -> list[Log]:
         for side in SIDES:
             trained = one.of(side)
             if trained.error and (side, trained.error.message) not in found and len(found) < _MOST_LOGS:
-                title = f"{side.upper()} {trained.status} in session {one.session}: {trained.error.type}"
+                title = f"{side.upper()} {trained.status} in session {_number(one)}: {trained.error.type}"
                 tail = folder.log_tail(trained) if folder else []
                 found[side, trained.error.message] = Log(title, trained.error.message, trained.error.hint, tail)
     return list(found.values())

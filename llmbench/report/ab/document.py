@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +12,6 @@ from llmbench.report.ab.environment import environments
 from llmbench.report.page import plain_json
 from llmbench.results.ab import AbSession, AbSide
 from llmbench.stats.ab import AbComparison, CaseVerdict, LossMargin, Row
-from llmbench.stats.lockstep import differences
 
 
 def ab_document(comparison: AbComparison) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def ab_document(comparison: AbComparison) -> dict[str, Any]:
     found = environments(ab)
     told = {
         "id": ab.id,
-        "title": verdicts.title(comparison),
+        "title": verdicts.headline(comparison),
         "gate": verdicts.gate(comparison),
         "exit_code": comparison.exit_code,
         "self_check": ab.self_check,
@@ -73,6 +73,7 @@ def record(case: CaseVerdict, row: Row) -> dict[str, Any]:
 
 
 def _case(case: CaseVerdict) -> dict[str, Any]:
+    differences = {id(one): told for one, told in case.counted}
     return {
         "case": case.case.id,
         "modes": [case.case.base.mode, case.case.cand.mode],
@@ -80,17 +81,17 @@ def _case(case: CaseVerdict) -> dict[str, Any]:
         "design": case.design,
         "over": case.over,
         "seconds": case.seconds,
-        "sessions": [_session(one) for one in case.sessions],
+        "sessions": [_session(one, differences.get(id(one))) for one in case.sessions],
     }
 
 
-def _session(one: AbSession) -> dict[str, Any]:
-    """Its differences are of logarithms, candidate over base."""
+def _session(one: AbSession, differences: Mapping[str, float] | None) -> dict[str, Any]:
+    """Its differences are of logarithms, candidate over base; none of a session that does not count."""
     return {
         "session": one.session,
         "whole": one.whole,
         "design": one.design,
-        **(differences(one.rounds) if one.whole else {}),
+        **(differences or {}),
         "rounds": len(one.rounds),
         "seed": one.seed,
         "first": one.first,

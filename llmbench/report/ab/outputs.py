@@ -83,16 +83,17 @@ def ab_markdown(comparison: AbComparison, command: Sequence[str]) -> str:
     rows = comparison.rows
     told = [row for row in rows if row.outcome != "same"]
     parts = [
-        f"## {verdicts.symbol(comparison)} llmbench ab: {markdown.text(verdicts.title(comparison))}",
+        f"## {verdicts.symbol(comparison)} llmbench ab: {markdown.text(verdicts.headline(comparison))}",
+        markdown.text(verdicts.counts(comparison)),
         f"**Gate {markdown.text(verdicts.gate(comparison))}** (exit code {comparison.exit_code})",
         _environment(comparison),
         "\n".join(
             f"- ✖ {markdown.code(row.case)} {markdown.text(verdicts.failure(row))}" for row in comparison.failures
         ),
         "\n".join(
-            f"- ? {markdown.code(row.case)} {markdown.text(row.metric)}: {markdown.spans(verdicts.question(case, row))}"
+            f"- ? {markdown.code(one.case)} {', '.join(one.metrics)}: {markdown.spans(one.why)}"
             for case in comparison.cases
-            for row in verdicts.open_rows(case)
+            for one in verdicts.questions(case)
         ),
         _table(told) if told else "",
         markdown.details(f"All {count(len(rows), 'row')}", _table(rows)) if len(told) < len(rows) else "",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from llmbench.report.format import NOTHING, count, duration, number, percent, signed_percent, size
 from llmbench.report.verdict import CHANGES, Pill, Verdict
@@ -16,7 +17,6 @@ from llmbench.stats.gates import LossChange
 METRICS = {"step": "typical step", "total": "all time", "memory": "peak memory", "loss": "loss"}
 """``step`` does not see slow steps that are rare; ``total`` does."""
 
-_MOST_NAMED = 3
 _IN_TITLE = {"more": "with more memory", "less": "with less memory", "changed": "with a changed loss"}
 _NO_NUMBER = 1e12  # a ratio beyond tells nothing but that it is beyond
 
@@ -32,6 +32,11 @@ def verdict_of_case(case: CaseVerdict) -> Verdict:
     return CHANGES[case.outcome]
 
 
+def title(comparison: AbComparison) -> str:
+    """Words and numbers."""
+    return f"{headline(comparison)} ({counts(comparison)})"
+
+
 def case_counts(comparison: AbComparison) -> dict[Outcome, int]:
     """How many cases have which outcome: of what is worse every one, else the most urgent of the case."""
     found = dict.fromkeys(OUTCOMES, 0)
@@ -41,15 +46,33 @@ def case_counts(comparison: AbComparison) -> dict[Outcome, int]:
     return {outcome: amount for outcome, amount in found.items() if amount}
 
 
-def title(comparison: AbComparison) -> str:
-    """``1 slower, 1 with more memory, 5 same``; of a self-check how many of its verdicts are wrong."""
-    counts = case_counts(comparison)
-    said = ", ".join(f"{amount} {_IN_TITLE.get(key, CHANGES[key].word)}" for key, amount in counts.items())
-    said = said or "nothing to compare"
-    if not comparison.ab.self_check:
-        return said
-    alarms = len(comparison.false_alarms)
-    return f"self-check: {count(alarms, 'false alarm') if alarms else 'no false alarm'}, {said}"
+def headline(comparison: AbComparison) -> str:
+    """The verdict in words: ``2 of 5 cases got worse``."""
+    cases, told = len(comparison.cases), comparison.counts
+    of = f"of {count(cases, 'case')}"
+    worse = len({row.case for row in comparison.failures})
+    if comparison.ab.self_check:
+        alarms = len({row.case for row in comparison.false_alarms})
+        open_ = f", {len(comparison.undecided)} {of} cannot be told" if comparison.undecided else ""
+        return f"Self-check: a false alarm in {alarms} {of}" if alarms else f"Self-check: no false alarm{open_}"
+    if not cases:
+        return "Nothing to compare"
+    if worse:
+        return _which(comparison.failures) if cases == 1 else f"{worse} {of} got worse"
+    if told["no base"]:
+        return f"The base could not be run in {told['no base']} {of}"
+    if len(comparison.undecided) == cases:
+        return "It cannot be told"
+    better = sum(told[key] for key in ("faster", "less"))
+    also = [f"{better} {of} got better"] if better else []
+    also += [f"{len(comparison.undecided)} {of} cannot be told"] if comparison.undecided else []
+    return "Nothing got worse" + (f"; {', '.join(also)}" if also else "")
+
+
+def counts(comparison: AbComparison) -> str:
+    """``1 slower, 1 with more memory, 5 same``"""
+    found = case_counts(comparison).items()
+    return ", ".join(f"{amount} {_IN_TITLE.get(key, CHANGES[key].word)}" for key, amount in found) or "no case"
 
 
 def pills(comparison: AbComparison) -> list[Pill]:
@@ -66,7 +89,7 @@ def gate(comparison: AbComparison) -> str:
     code, untold = comparison.exit_code, count(len(comparison.undecided), "case")
     if comparison.failures:
         cases = len({row.case for row in comparison.failures})
-        return f"failed: {count(cases, 'case')} got worse: {_named(comparison.failures)}"
+        return f"failed: {_which(comparison.failures) if cases == 1 else f'{cases} cases got worse'}"
     if code == BASE_FAILED:
         failed = sum(case.outcome == "no base" for case in comparison.cases)
         return f"not judged: the base could not be run in {count(failed, 'case')}"
@@ -84,11 +107,11 @@ def symbol(comparison: AbComparison) -> str:
     return "?" if comparison.undecided or not comparison.cases else "✓"
 
 
-def _named(rows: Sequence[Row]) -> str:
-    """``step of gpt-tiny/eager/ws1``, each; of many the first."""
-    names = [f"{row.metric if row.outcome != 'broken' else 'run'} of {row.case}" for row in rows[:_MOST_NAMED]]
-    more = [f"{len(rows) - _MOST_NAMED} more"] if len(rows) > _MOST_NAMED else []
-    return ", ".join([*names, *more])
+def _which(rows: Sequence[Row]) -> str:
+    """``gpt-tiny/eager/ws1 got worse: step, total``; rows of one case."""
+    if rows[0].outcome == "broken":
+        return f"{rows[0].case} is broken"
+    return f"{rows[0].case} got worse: {', '.join(row.metric for row in rows)}"
 
 
 def rule(comparison: AbComparison) -> str:
@@ -174,21 +197,35 @@ def could_see(row: Row) -> str:
     return f"≥ {percent(row.time.smallest_slowdown)}" if row.time.smallest_slowdown < 10 else "≥ 10×"
 
 
+@dataclass(frozen=True)
+class Question:
+    """What cannot be told of a case: of which metrics, why, and what to do about it."""
+
+    case: str
+    metrics: Sequence[str]
+    why: str
+
+
+def questions(case: CaseVerdict) -> list[Question]:
+    """Each reason once."""
+    found: dict[str, list[str]] = {}
+    for row in case.rows:
+        if row.outcome in UNTOLD:
+            found.setdefault(question(case, row), []).append(row.metric)
+    return [Question(case.case.id, metrics, why) for why, metrics in found.items()]
+
+
 def question(case: CaseVerdict, row: Row) -> str:
     """Why nothing can be told of a metric, and what to do about it."""
-    return f"{row.reason or 'it is open'}: {_remedy(case, row)}"
+    return f"{row.reason or 'it is open'}; {_remedy(case, row)}"
 
 
 def _remedy(case: CaseVerdict, row: Row) -> str:
     if row.outcome == "no base":
-        return "make the base run; its log says more"
+        return "make the base run: its log says more"
     if case.over:
-        return "more sessions would not tell; compare anew on a quieter machine"
+        return "more sessions would not tell: compare anew on a quieter machine"
     return "`--resume DIR` adds sessions, a longer `--budget` more of them"
-
-
-def open_rows(case: CaseVerdict) -> list[Row]:
-    return [row for row in case.rows if row.outcome in UNTOLD]
 
 
 def decisive(case: CaseVerdict) -> Row | None:
@@ -198,3 +235,11 @@ def decisive(case: CaseVerdict) -> Row | None:
     if timed and timed == rows[: len(timed)]:
         return max(timed, key=lambda row: row.time.ratio if row.time and case.outcome in WORSE else 0.0)
     return rows[0] if rows else None
+
+
+def looks(comparison: AbComparison) -> str:
+    """``after 3 sessions and each that follows, up to 20``, or the numbers."""
+    numbers = comparison.ab.gate.looks
+    if len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"after {numbers[0]} sessions and each that follows, up to {numbers[-1]}"
+    return f"after {', '.join(map(str, numbers))} of them"

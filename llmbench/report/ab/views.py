@@ -10,7 +10,7 @@ from llmbench.report.charts.forest import Effect
 from llmbench.report.compare.views import Cell, Figure
 from llmbench.report.format import NOTHING, count, duration, one_line, shorten, signed_percent
 from llmbench.report.verdict import Verdict
-from llmbench.stats.ab import OUTCOMES, AbComparison, CaseVerdict, Metric, Row
+from llmbench.stats.ab import OUTCOMES, UNTOLD, AbComparison, CaseVerdict, Metric, Row
 from llmbench.stats.comparison import geometric_mean
 from llmbench.stats.gates import LossChange
 
@@ -57,7 +57,7 @@ def _worst(case: CaseVerdict) -> float:
 
 def _line(case: CaseVerdict, row: Row, number: int) -> Line:
     note = row.reason or ""
-    if row in verdicts.open_rows(case):
+    if row.outcome in UNTOLD:
         note = verdicts.question(case, row)
     tone = "good" if row.outcome in _UNCHANGED else "warn"
     return Line(row, number, verdicts.verdict_of(row), tone, OUTCOMES.index(row.outcome), note, _cells(row))

@@ -12,7 +12,7 @@ from llmbench.report.charts.axes import Tick, across, below
 from llmbench.report.charts.scale import Scale, linear_ticks
 from llmbench.report.format import short, signed_percent
 from llmbench.report.palette import Ink
-from llmbench.report.svg import MUTED, chart, decimal, element, label, rule
+from llmbench.report.svg import MUTED, chart, decimal, element, label, polyline, rule
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 6, 10, 40
 _MOST = 2.0  # of the logarithm, what is drawn on each side
@@ -46,11 +46,11 @@ def session_dots(
         values: difference of logarithms of each session, candidate over base.
         looks: the last one is that of the verdict; sessions after it are drawn hollow.
     """
-    y = Scale(*_domain(values, looks, tolerance, limit), tall - _BOTTOM, _TOP)
+    y = Scale(*_domain(values, tolerance, limit), tall - _BOTTOM, _TOP)
     x = Scale(0.4, max(2, len(values)) + 0.6, _LEFT, width - _RIGHT)
     drawn: list[str] = [_band(x, y, tolerance), *across(x.start, x.end, _changes(y))]
     drawn += below(x.start, x.end, tall - _BOTTOM, _numbers(x, len(values), looks))
-    drawn.append(label((x.start + x.end) / 2, tall - 8, "session", anchor="middle", muted=True))
+    drawn.append(label((x.start + x.end) / 2, tall - 8, "whole sessions", anchor="middle", muted=True))
     at = math.log1p(limit)
     if y.low < at < y.high:
         drawn.append(rule(x.start, y(at), x.end, y(at), class_="baseline", stroke=MUTED, stroke_dasharray="8 4"))
@@ -59,16 +59,16 @@ def session_dots(
     return chart(width, tall, title, _described(values, looks), *drawn)
 
 
-def _domain(values: Sequence[float], looks: Sequence[Look], tolerance: float, limit: float) -> tuple[float, float]:
-    """What the sessions need, the last interval as far as it can be drawn, and the limit."""
+def _domain(values: Sequence[float], tolerance: float, limit: float) -> tuple[float, float]:
+    """What the sessions, the band and the limit need, and some more for the intervals, which are cut there."""
     told = [*values, -math.log1p(tolerance), math.log1p(tolerance), math.log1p(limit)]
-    told += [math.log(end) for look in looks[-1:] for end in (look.low, look.high) if 0 < end < math.inf]
     low, high = (min(max(end, -_MOST), _MOST) for end in (min(told), max(told)))
-    return low - 0.06 * (high - low), high + 0.06 * (high - low)
+    room = 0.35 * (high - low)
+    return low - room, high + room
 
 
 def _band(x: Scale, y: Scale, tolerance: float) -> Markup:
-    top, bottom = y(math.log1p(tolerance)), y(-math.log1p(tolerance))
+    top, bottom = (y(_inside(y, sign * math.log1p(tolerance))) for sign in (1, -1))
     return element(
         "rect", x=x.start, y=top, width=x.end - x.start, height=max(1.0, bottom - top), fill=_BAND, class_="band"
     )
@@ -81,26 +81,37 @@ def _changes(y: Scale) -> list[Tick]:
 
 
 def _numbers(x: Scale, sessions: int, looks: Sequence[Look]) -> list[Tick]:
-    """Of the first session, the last, and each look."""
-    named = sorted({1, sessions, *(look.sessions for look in looks)} - {0})
+    """Of the first session, the last, and the look of the verdict."""
+    named = sorted({1, sessions, *(look.sessions for look in looks[-1:])} - {0})
     return [(x(number), short(number)) for number in named if number <= sessions]
 
 
 def _intervals(looks: Sequence[Look], x: Scale, y: Scale, ink: Ink) -> Iterator[Markup]:
-    """Pale but for the last one, which the verdict was made by."""
-    for look in looks:
-        low, high = (_inside(y, math.log(end) if end > 0 else -math.inf) for end in (look.low, look.high))
-        at, middle = x(look.sessions + 0.3), y(_inside(y, math.log(look.ratio) if look.ratio > 0 else -math.inf))
-        last = look is looks[-1]
+    """A pale area through all of them, and a line for the last one, which the verdict was made by."""
+    if not looks:
+        return
+    middles = [(x(look.sessions), y(_drawn(y, look.ratio))) for look in looks]
+    lows = [(at, y(_drawn(y, look.low))) for (at, _), look in zip(middles, looks, strict=True)]
+    highs = [(at, y(_drawn(y, look.high))) for (at, _), look in zip(middles, looks, strict=True)]
+    if len(looks) > 1:
+        area = polyline([*highs, *reversed(lows)]) + "z"
+        yield element("path", d=area, fill=ink.colour, fill_opacity=0.15, class_=f"fill {ink.css}")
         yield element(
-            "path",
-            d=f"M{at:.1f} {y(low):.1f}V{y(high):.1f}M{at - 4:.1f} {middle:.1f}h8",
-            stroke=ink.colour,
-            stroke_width=2.5 if last else 1.5,
-            stroke_opacity=None if last else 0.5,
-            fill="none",
-            class_=f"line {ink.css}",
+            "path", d=polyline(middles), stroke=ink.colour, stroke_opacity=0.6, fill="none", class_=f"line {ink.css}"
         )
+    (at, middle), (_, low), (_, high) = middles[-1], lows[-1], highs[-1]
+    yield element(
+        "path",
+        d=f"M{at:.1f} {low:.1f}V{high:.1f}M{at - 5:.1f} {middle:.1f}h10",
+        stroke=ink.colour,
+        stroke_width=2.5,
+        fill="none",
+        class_=f"line {ink.css}",
+    )
+
+
+def _drawn(y: Scale, ratio: float) -> float:
+    return _inside(y, math.log(ratio) if ratio > 0 else -math.inf)
 
 
 def _inside(y: Scale, value: float) -> float:

@@ -9,6 +9,7 @@ from llmbench.report.charts.forest import forest
 from llmbench.report.compare import verdicts
 from llmbench.report.compare.document import document
 from llmbench.report.compare.environment import Environments, in_common
+from llmbench.report.compare.settle import settling
 from llmbench.report.compare.views import Case, cases, curves, effects, figures, left_out, table
 from llmbench.report.format import count
 from llmbench.report.page import plain_json, render
@@ -50,6 +51,7 @@ def compare_page(comparison: Comparison, environments: Environments, command: Se
         heads=heads,
         cases=found,
         only=_only(found),
+        settling=settling(comparison),
         curves=curves(comparison),
         equal_within=comparison.rules.equal_within,
     )

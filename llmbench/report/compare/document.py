@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from llmbench.report.compare.environment import Environments
+from llmbench.report.compare.settle import settling, settling_row
 from llmbench.report.compare.verdicts import gate, title
 from llmbench.results.sides import Side, Trained
 from llmbench.stats.comparison import Comparison, Row
@@ -31,9 +32,15 @@ def document(comparison: Comparison, environments: Environments, command: list[s
             "keys": environments.total,
             "differs": [asdict(one) for one in environments.differs],
         },
-        "records": [record(row) for row in comparison.rows],
+        "settle": [asdict(one) for one in settling(comparison)],
+        "records": [record(row) | {"settle": _settle(comparison, row)} for row in comparison.rows],
     }
     return {key: _finite(value) for key, value in told.items()}
+
+
+def _settle(comparison: Comparison, row: Row) -> str | None:
+    found = settling_row(comparison, row)
+    return found.command if found else None
 
 
 def _finite(value: Any) -> Any:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from llmbench.report.compare import verdicts
 from llmbench.report.compare.environment import Environments
+from llmbench.report.compare.settle import Settling, settling
 from llmbench.report.format import count
 from llmbench.report.outputs import junit, markdown
 from llmbench.report.outputs.markdown import Markdown
 from llmbench.stats.comparison import UNTOLD, Comparison, Row
 
 _MOST_KEYS = 12
+_MOST_CASES = 5
 _HEADS = ("verdict", "case", "throughput", "95 % interval", "could have seen", "memory", "loss")
 _NUMBERS = (2, 3, 4, 5)
 
@@ -83,9 +85,17 @@ def comparison_markdown(comparison: Comparison, environments: Environments, comm
         markdown.details(f"All {count(len(comparison.rows), 'case')}", _table(comparison.rows))
         if len(changed) < len(comparison.rows)
         else "",
+        *map(_settling, settling(comparison)),
         markdown.block(shlex.join(command), "console"),
     ]
     return markdown.capped("\n\n".join(filter(None, parts)) + "\n")
+
+
+def _settling(one: Settling) -> str:
+    hint = f" ({one.hint})" if one.hint else ""
+    cases = ", ".join(map(markdown.code, one.cases[:_MOST_CASES]))
+    more = f" and {len(one.cases) - _MOST_CASES} more" if len(one.cases) > _MOST_CASES else ""
+    return f"{cases}{more} would be settled by{markdown.text(hint)}:\n\n{markdown.block(one.command, 'console')}"
 
 
 def _symbol(comparison: Comparison) -> str:

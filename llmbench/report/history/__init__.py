@@ -7,13 +7,14 @@ from pathlib import Path
 
 from llmbench.report.columns import compact, pack
 from llmbench.report.format import count
-from llmbench.report.history import views
+from llmbench.report.history import selfchecks, views
 from llmbench.report.history.document import history_document
 from llmbench.report.history.rows import MOST_ROWS, anchors, details, links_from, rows, said_above
-from llmbench.report.history.views import failures, headline, history_pills, period, step_groups, timeline
+from llmbench.report.history.views import amount, failures, headline, history_pills, not_shown, step_groups, timeline
 from llmbench.report.page import render
 from llmbench.results.history import History
 from llmbench.stats.metrics import Metric
+from llmbench.stats.selfcheck import SelfChecks
 from llmbench.stats.trends import Trend
 
 _COLUMNS = ("trends", "records")
@@ -25,6 +26,7 @@ def history_page(
     metric: Metric,
     *,
     reference: str | None = None,
+    checks: SelfChecks | None = None,
     file: Path | None = None,
 ) -> str:
     """The HTML of a history.
@@ -34,9 +36,11 @@ def history_page(
         found: its trends, the most urgent first.
         metric: what they are of.
         reference: the case that all values are divided by.
+        checks: what self-checks say.
         file: where the page will lie: links to the reports of the runs are relative to it.
     """
-    document = history_document(history, found, metric, reference) | {"run": {"id": f"history-{metric.name}"}}
+    checks = checks or SelfChecks()
+    document = history_document(history, found, metric, reference, checks) | {"run": {"id": f"history-{metric.name}"}}
     del document["runs"]  # its rows say the same; where a run lay here is nobody's business elsewhere
     named, link = anchors(found), links_from(file)
     failing = failures(found)
@@ -48,8 +52,8 @@ def history_page(
         columns=_COLUMNS,
         title=f"History: {headline(found, metric)}",
         subtitle=metric.title + (f" over {reference}" if reference else ""),
-        meta=_meta(history, found),
-        pills=history_pills(found, metric),
+        meta=_meta(history, found, metric),
+        pills=[*history_pills(found, metric), *selfchecks.pills(checks)],
         failing=failing,
         groups=step_groups(found, metric),
         shown_groups=max(1, 3 - len(failing)),
@@ -64,16 +68,21 @@ def history_page(
         faults=[str(fault) for fault in history.faults],
         copies=len(history.copies),
         metric=metric,
+        checks=checks,
+        check_lines=selfchecks.lines(checks),
+        check_alarms=selfchecks.alarms(checks),
+        check_verdict=selfchecks.verdict(checks),
+        check_chart=selfchecks.chart(checks) if checks.checks else None,
     )
 
 
-def _meta(history: History, found: Sequence[Trend]) -> list[str]:
+def _meta(history: History, found: Sequence[Trend], metric: Metric) -> list[str]:
     machines = sorted({trend.machine for trend in found})
     suites = sorted({run.suite for run in history.runs if run.suite})
     return [
-        count(len(history.runs), "run"),
-        period(history.runs),
+        *amount(history, metric).split(", "),
         count(len(found), "case"),
+        *filter(None, [not_shown(history, metric)]),
         *machines[:2],
         *([f"{len(machines) - 2} more machines"] if len(machines) > 2 else []),
         *([f"suite {', '.join(suites)}"] if 0 < len(suites) < 4 else []),

@@ -7,12 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import llmbench
-from llmbench.results.history import History, PastRun
+from llmbench.report.history import selfchecks
+from llmbench.report.history.views import commit_range
+from llmbench.results.history import History
+from llmbench.results.past import PastRun
 from llmbench.stats.metrics import Metric
+from llmbench.stats.selfcheck import SelfChecks
 from llmbench.stats.trends import Point, Shift, Step, Trend
 
 
-def history_document(history: History, found: Sequence[Trend], metric: Metric, reference: str | None) -> dict[str, Any]:
+def history_document(
+    history: History, found: Sequence[Trend], metric: Metric, reference: str | None, checks: SelfChecks
+) -> dict[str, Any]:
     """Trends with their steps, and under ``records`` a row for each case of each run, the oldest run first.
 
     ``trends[i]["records"]`` are the places of its rows. Numbers have 6 digits that matter.
@@ -33,9 +39,11 @@ def history_document(history: History, found: Sequence[Trend], metric: Metric, r
         "metric": metric.name,
         "better": "higher" if metric.higher else "lower",
         "reference": reference,
+        "of": "comparisons" if metric.of_comparisons else "runs",
         "runs": [_run(run) for run in history.runs],
         "trends": trends,
         "records": records,
+        "self_checks": selfchecks.document(checks),
         "copies": [str(folder) for folder in history.copies],
         "faults": [str(fault) for fault in history.faults],
     }
@@ -58,6 +66,7 @@ def _trend(trend: Trend, numbers: list[int]) -> dict[str, Any]:
         "case": trend.case,
         "told_apart": trend.told_apart,
         "machine": trend.machine,
+        "base": trend.base and trend.base.name,
         "unit": trend.unit,
         "state": trend.state,
         "latest": _rounded(trend.latest),
@@ -78,6 +87,7 @@ def _step(step: Step) -> dict[str, Any]:
         "before": step.before.id,
         "after": step.after.id,
         "commits": [step.before.commit, step.after.commit],
+        "commit_range": commit_range(step),
         "changed": [str(one) for one in step.changed],
     }
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmbench.report.format import count
+from llmbench.report.history import selfchecks
 from llmbench.report.history.text import name
 from llmbench.report.history.views import (
     StepGroup,
+    amount,
     change,
     headline,
     in_words,
-    period,
+    not_shown,
     shown,
     step_groups,
     verdict_of,
@@ -19,16 +21,21 @@ from llmbench.report.history.views import (
 from llmbench.report.outputs.markdown import Markdown, capped, code, details, table, text
 from llmbench.results.history import History
 from llmbench.stats.metrics import Metric
+from llmbench.stats.selfcheck import SelfChecks
 from llmbench.stats.trends import Trend
 
 _ROWS = 200
 
 
-def history_markdown(history: History, found: Sequence[Trend], metric: Metric, reference: str | None) -> str:
-    """Headline, a table of the steps, and all cases folded; at most 64 KB."""
+def history_markdown(
+    history: History, found: Sequence[Trend], metric: Metric, reference: str | None, checks: SelfChecks
+) -> str:
+    """Headline, a table of the steps, what self-checks say, and all cases folded; at most 64 KB."""
     over = f" over {reference}" if reference else ""
     groups = step_groups(found, metric)
-    facts = f"{count(len(history.runs), 'run')}, {period(history.runs)}, {count(len(found), 'case')}"
+    facts = f"{amount(history, metric)}, {count(len(found), 'case')}"
+    if note := not_shown(history, metric):
+        facts += f"; {note}"
     parts = [
         f"## {text(f'History of {metric.title}{over}: {headline(found, metric)}')}",
         text(facts + (f"; {count(len(history.faults), 'thing')} could not be read" if history.faults else "")),
@@ -36,6 +43,8 @@ def history_markdown(history: History, found: Sequence[Trend], metric: Metric, r
     if groups:
         heads = ("", "Step", "Case", "Since", "Commits", "Changed in the environment")
         parts.append(table(heads, [_step(group) for group in groups[:50]]))
+    if told := selfchecks.texts(selfchecks.lines(checks)) + selfchecks.alarms(checks):
+        parts.append("\n".join(["### False alarms", "", *(f"- {text(line)}" for line in told)]))
     heads = ("State", "Case", "Latest", "vs previous", "vs median of 30", "Runs")
     rows = [_row(trend, metric) for trend in found[:_ROWS]]
     more = "" if len(found) <= _ROWS else f"\n\n{len(found) - _ROWS} more are in the JSON."

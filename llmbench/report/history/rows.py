@@ -15,7 +15,7 @@ from llmbench.report.charts.trend import Course, Dot, Mark, sparkline, trend_cha
 from llmbench.report.format import NOTHING, half_width, plain, plus_minus, shorten
 from llmbench.report.history.views import change, clock, commit, day, shown, tick, urgency, verdict_of
 from llmbench.report.verdict import Verdict
-from llmbench.results.history import PastRun
+from llmbench.results.past import PastRun
 from llmbench.stats.metrics import Metric
 from llmbench.stats.trends import Point, Step, Trend
 
@@ -219,7 +219,7 @@ def links_from(page: Path | None) -> Link:
     folder = page.resolve().parent if page else None
 
     def link(run: PastRun) -> str | None:
-        if folder is None or not run.has_report:
+        if folder is None or not run.has_report or isinstance(run.folder, str):
             return None
         return quote(os.path.relpath(run.folder.resolve() / "report.html", folder))
 

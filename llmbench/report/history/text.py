@@ -6,18 +6,21 @@ import textwrap
 from collections.abc import Sequence
 
 from llmbench.report.format import count, printable
+from llmbench.report.history import selfchecks
 from llmbench.report.history.views import (
     StepGroup,
+    amount,
     change,
     headline,
     in_words,
-    period,
+    not_shown,
     shown,
     step_groups,
     verdict_of,
 )
 from llmbench.results.history import History
 from llmbench.stats.metrics import Metric
+from llmbench.stats.selfcheck import SelfChecks
 from llmbench.stats.trends import Trend
 
 WIDTH = 100
@@ -26,15 +29,17 @@ _CASES = 4  # of a group
 _ROWS = 200
 
 
-def history_text(history: History, found: Sequence[Trend], metric: Metric, reference: str | None) -> str:
-    """Steps, the table of cases, and what they are of."""
+def history_text(
+    history: History, found: Sequence[Trend], metric: Metric, reference: str | None, checks: SelfChecks
+) -> str:
+    """Steps, the table of cases, what self-checks say, and what it is all of."""
     groups = step_groups(found, metric)
     parts = ["\n".join(_group(group) for group in groups[:_GROUPS])]
     if len(groups) > _GROUPS:
         parts.append(
             f"{count(sum(len(group.steps) for group in groups[_GROUPS:]), 'older or smaller step')}: --json or --html"
         )
-    parts += [_table(found, metric), _summary(history, found, metric, reference)]
+    parts += [_table(found, metric), _self_checks(checks), _summary(history, found, metric, reference)]
     return printable_lines("\n\n".join(filter(None, parts)))
 
 
@@ -94,6 +99,12 @@ def _table(found: Sequence[Trend], metric: Metric) -> str:
     return "\n".join(lines) if found else ""
 
 
+def _self_checks(checks: SelfChecks) -> str:
+    told = selfchecks.texts(selfchecks.lines(checks))
+    told += [f"  {alarm}" for alarm in selfchecks.alarms(checks)]
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False) for line in told)
+
+
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = [_cut(cell, width) for cell, width in zip(row, widths, strict=True)]
     aligned = [
@@ -115,8 +126,10 @@ def _summary(history: History, found: Sequence[Trend], metric: Metric, reference
     over = f" over {reference}" if reference else ""
     lines = [
         f"{metric.title}{over}: {headline(found, metric)}",
-        f"{count(len(history.runs), 'run')}, {period(history.runs)}; {count(len(found), 'case')}",
+        f"{amount(history, metric)}; {count(len(found), 'case')}",
     ]
+    if note := not_shown(history, metric):
+        lines.append(note)
     if history.copies:
         lines.append(f"{count(len(history.copies), 'copy', 'copies')} of runs left out")
     if history.faults:

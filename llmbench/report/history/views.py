@@ -10,7 +10,8 @@ from datetime import datetime
 from llmbench.report.format import NOTHING, count, duration, number, percent, shorten, si, size
 from llmbench.report.verdict import Pill, Verdict, pills
 from llmbench.results.environment import Difference
-from llmbench.results.history import PastRun
+from llmbench.results.history import History
+from llmbench.results.past import PastRun
 from llmbench.stats.changes import FEWEST
 from llmbench.stats.metrics import Metric
 from llmbench.stats.trends import STATES, Shift, Step, Trend
@@ -202,11 +203,21 @@ def tick(value: float, unit: str) -> str:
 
 
 def commits(step: Step) -> str:
-    """``1a2b3c4 → 5d6e7f8``; empty where neither run knows one."""
+    """``1a2b3c4..5d6e7f8``, as `git log` takes it; what keeps it from telling all. Empty where neither knows one."""
     before, after = (commit(run) for run in (step.before, step.after))
     if before == after == NOTHING:
         return ""
-    return f"{before} → {after}" if before != after else f"{before} in both"
+    if before == after:
+        return f"{before} in both"
+    return commit_range(step, 7) or f"{before} → {after}"
+
+
+def commit_range(step: Step, digits: int = 40) -> str | None:
+    """From the last run at the old level to the first at the new one; None where a commit does not say what ran."""
+    before, after = step.before, step.after
+    if not before.commit or not after.commit or before.commit == after.commit or before.dirty or after.dirty:
+        return None
+    return f"{before.commit[:digits]}..{after.commit[:digits]}"
 
 
 def commit(run: PastRun) -> str:
@@ -219,6 +230,20 @@ def day(time: datetime) -> str:
 
 def clock(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M}"
+
+
+def amount(history: History, metric: Metric) -> str:
+    """``40 runs, 2026-08-01 to 2026-09-09``"""
+    told = count(len(history.runs), "comparison" if metric.of_comparisons else "run")
+    return f"{told}, {period(history.runs)}" if history.runs else told
+
+
+def not_shown(history: History, metric: Metric) -> str | None:
+    """What lies there beside what is followed, and how to see it."""
+    if metric.of_comparisons:
+        return f"{count(history.others, 'run')} beside: --metric throughput" if history.others else None
+    beside = sum(not one.ab.self_check for one in history.comparisons)
+    return f"{count(beside, 'comparison')} beside: --metric ratio" if beside else None
 
 
 def period(runs: Sequence[PastRun]) -> str:

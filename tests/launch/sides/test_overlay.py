@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -122,6 +123,7 @@ def test_a_wheel_is_installed_although_its_version_is_there(make: Make, wheel: W
     assert output_of(one, "import dep; print(dep.version)") == "first build"
 
 
+@pytest.mark.slow
 def test_says_if_there_was_nothing_to_install(make: Make, below: Below, said: list[str]) -> None:
     below.add("dep", "1.0", "version = 'below'")
     side = make("dep==1.0")
@@ -129,6 +131,7 @@ def test_says_if_there_was_nothing_to_install(make: Make, below: Below, said: li
     assert output_of(side, "import dep; print(dep.version)") == "below"
 
 
+@pytest.mark.slow
 def test_warns_of_what_no_longer_fits_together(make: Make, wheel: Wheel, below: Below, said: list[str]) -> None:
     below.add("dep", "1.0", "")
     below.add("vision", "1.0", "")
@@ -169,6 +172,24 @@ def test_constraints_are_kept_to(make: Make, wheel: Wheel, tmp_path: Path) -> No
         make("dep>=1", constraints=tmp_path / "missing.txt")
 
 
+def test_a_package_that_cannot_be_built(make: Make, tmp_path: Path) -> None:
+    source = tmp_path / "dep-1.0"
+    source.mkdir()
+    (source / "pyproject.toml").write_text("[build-system]\nrequires = ['no-such-builder']\n")
+    with tarfile.open(tmp_path / "dep-1.0.tar.gz", "w:gz") as archive:
+        archive.add(source, "dep-1.0")
+    with pytest.raises(UserError, match=r"pip cannot install it: .*no-such-builder") as caught:
+        make(f"dep @ file://{tmp_path}/dep-1.0.tar.gz")
+    assert "its log: " in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("asked", ["dep @ file://{}/a%20folder", "dep @ file://{}/gone.zip"])
+def test_a_local_file_by_its_url(make: Make, tmp_path: Path, asked: str) -> None:
+    (tmp_path / "a folder").mkdir()
+    with pytest.raises(UserError, match=r"a%20folder: installs a folder|gone\.zip: No such file"):
+        make(asked.format(tmp_path))
+
+
 def test_a_broken_wheel(make: Make, wheel: Wheel) -> None:
     path = wheel("1.0")
     path.write_bytes(path.read_bytes()[:100])
@@ -195,6 +216,7 @@ def test_requirements_files_count_by_content(make: Make, wheel: Wheel, tmp_path:
         ("dep\n-e .\n", r"requirements\.txt, line 2: -e \.: installs a folder"),
         ("--editable=./here\n", r"line 1: --editable=\./here: installs a folder"),
         ("./\n", r"line 1: \./: installs a folder"),
+        ("dep @ file:///tmp\n", r"line 1: installs a folder"),
         ("-r gone.txt\n", r"line 1: gone\.txt: no such file"),
         ("-r requirements.txt\n", r"requirements\.txt includes itself"),
         ("-c https://example.org/pins.txt\n", r"line 1: https://example\.org/pins\.txt may change at any time"),
@@ -207,12 +229,12 @@ def test_requirements_files_whose_content_cannot_be_known(make: Make, tmp_path: 
 
 
 def test_an_environment_that_was_changed_is_made_anew(make: Make, wheel: Wheel, said: list[str]) -> None:
-    path = wheel("1.0")
-    side = make(path)
+    wheel("1.0")
+    side = make("dep==1.0")
     packages = next(Path(side.python).parents[1].glob("lib/python*/site-packages"))
     (packages / "dep-1.0.dist-info").rename(packages / "dep-6.0.dist-info")
     said.clear()
-    assert make(path) == side
+    assert make("dep==1.0") == side
     assert "its environment was changed since it was made" in said[0]
     assert (packages / "dep-1.0.dist-info").is_dir()
 
@@ -249,15 +271,18 @@ def test_killed_on_the_way(make: Make, wheel: Wheel, below: Below, cache: Path, 
     assert _pip_in(folder)  # an orphan, which still has its hands on it
     with ThreadPoolExecutor() as pool:
         again = pool.submit(make, "dep==1.1")
-        wait_for(lambda: any("waiting for another llmbench" in line for line in said))
-        assert "making an environment for dep==1.1" not in said
-        held.unlink()
+        try:
+            wait_for(lambda: said, seconds=30)
+        finally:
+            held.unlink()
         side = again.result()
+    assert "waiting for another llmbench" in said[0]
     assert "making an environment for dep==1.1" in said
     assert side.python == str(folder / "bin" / "python")
     assert output_of(side, "import dep; print(dep.version)") == "1.1"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_pip_too(wheel: Wheel, make: Make, below: Below, cache: Path, held: Path) -> None:
     wheel("1.1")
     process = _start("dep==1.1", below.python)

@@ -204,7 +204,7 @@ def test_called_by_a_hook_of_another_repository(
 
 def test_a_sparse_checkout_has_all_files(make: Make, checkout: Checkout) -> None:
     checkout.git("reset", "--hard")
-    checkout.git("sparse-checkout", "set", "toy")
+    checkout.git("sparse-checkout", "set", "--sparse-index", "toy")
     assert not (checkout.folder / "bench").exists()
     side = make("git:first", checkout=checkout.folder)
     assert (Path(side.paths[0]) / "bench" / "work.py").is_file()

@@ -9,7 +9,8 @@ import pytest
 
 from llmbench.report.run.junit import metrics, run_junit
 from llmbench.report.untrusted import printable
-from llmbench.results.schema import Error, json_schema
+from llmbench.results.documents import json_schema
+from llmbench.results.schema import Error
 from llmbench.results.store import RunFolder
 from tests import factory
 from tests.report.outputs.conftest import SECRET

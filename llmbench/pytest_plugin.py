@@ -22,6 +22,8 @@ Step = Callable[[], object]
 
 SIDE = "LLMBENCH_SIDE"
 """Set in the processes of a side, and so in all that they start: none of them starts sides itself."""
+SESSION = "LLMBENCH_SESSION"
+"""Beside it the number of the session, from 0: where the loss is meant to change, a test seeds by it."""
 SIDE_PLUGIN = "llmbench-side"
 GATES_PLUGIN = "llmbench-gates"
 PROPERTY = "llmbench_"  # what reports tell of a marked test begins so

@@ -25,7 +25,7 @@ from llmbench.launch.target import patience, signal_name
 from llmbench.paths import PACKAGE
 from llmbench.plugin.rules import Rules
 from llmbench.plugin.trees import Tree
-from llmbench.pytest_plugin import SIDE, chosen
+from llmbench.pytest_plugin import SESSION, SIDE, chosen
 from llmbench.results.ab import AbSide, SideName, Trained
 from llmbench.results.schema import Error, Memory
 
@@ -68,6 +68,7 @@ class PytestSide:
     """A side of a session; see ``launch/pair.py``.
 
     Args:
+        session: its number, from 0.
         other: the folder of the other side's files, of which nothing must be imported.
         log: file to which all that its pytest says is appended.
         describe: whether to ask for the environment, which takes time.
@@ -87,6 +88,7 @@ class PytestSide:
         other: Path | None,
         test: Test,
         rules: Rules,
+        session: int,
         cpus: list[int] | None,
         folder: Path,
         log: str,
@@ -94,7 +96,8 @@ class PytestSide:
         describe: bool,
     ) -> None:
         self._name, self._side, self._tree, self._other, self._test = name, side, tree, other, test
-        self._rules, self._cpus, self._folder, self._log, self._describe = rules, cpus, folder, log, describe
+        self._rules, self._session, self._cpus = rules, session, cpus
+        self._folder, self._log, self._describe = folder, log, describe
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = False
@@ -208,7 +211,8 @@ class PytestSide:
 
     def _environ(self) -> Mapping[str, str]:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_PARENT)}
-        environ |= patience(environ) | {SIDE: self._name, "PYTHONHASHSEED": environ.get("PYTHONHASHSEED", "0")}
+        environ |= patience(environ) | {SIDE: self._name, SESSION: str(self._session)}
+        environ.setdefault("PYTHONHASHSEED", "0")
         if self._tree.paths:
             environ["PYTHONPATH"] = os.pathsep.join([*self._tree.paths, *filter(None, [environ.get("PYTHONPATH")])])
         return environ

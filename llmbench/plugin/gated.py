@@ -67,7 +67,7 @@ class GatedTest:
         order = random.Random(seed)
         start: list[SideName] = order.sample(SIDES, len(SIDES))
         cpus = idlest(self._rules.cpus) if self._rules.cpus else None
-        contenders = {side: self._contender(side, cpus) for side in SIDES}
+        contenders = {side: self._contender(side, number, cpus) for side in SIDES}
         started_at, begin = utc_now(), time.monotonic()
         session = in_turns(contenders, start, self.ab.rounds, order)
         seconds = time.monotonic() - begin
@@ -88,7 +88,7 @@ class GatedTest:
             seconds=seconds,
         )
 
-    def _contender(self, side: SideName, cpus: list[int] | None) -> PytestSide:
+    def _contender(self, side: SideName, number: int, cpus: list[int] | None) -> PytestSide:
         cand = self._trees["cand"]
         apart = self._trees["base"] is not cand
         return PytestSide(
@@ -98,6 +98,7 @@ class GatedTest:
             cand.files[0] if apart and side == "base" else None,
             test_of(self._item, cand),
             self._rules,
+            number,
             cpus,
             self._folder.path,
             self._folder.log_path(self._case.id, side),

@@ -133,3 +133,22 @@ def test_an_environment_is_a_base_too(project: Project) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     ab, (session,) = project.recorded()
     assert (ab.base.kind, session.whole) == ("python", True)
+
+
+def test_a_declared_change_of_the_loss_is_held_against_its_margin(project: Project) -> None:
+    """The loss of session N is N + 1 in the base, and 4 % more in the candidate."""
+    loss = "1.5 + int(__import__('os').environ['LLMBENCH_SESSION'])"
+    project.write(work=STEP.replace("1.5", loss))
+    project.commit()
+    project.write(work=STEP.replace("1.5", f"1.04 * ({loss})"))
+    arguments = ["--llmbench-sessions=5", "--llmbench-limit=60%"]
+    done = project.pytest("--llmbench-loss-may-change=5%", *arguments)
+    assert done.returncode == 0, done.stdout
+    ab, sessions = project.recorded()
+    assert [session.base.loss[0] for session in sessions] == [1.5, 2.5, 3.5, 4.5, 5.5]
+    row = compared(ab, sessions).cases[0].row("loss")
+    assert row is not None
+    assert row.outcome == "declared"
+    done = project.pytest("--llmbench-loss-may-change=3%", "--llmbench-out=again", *arguments)
+    assert done.returncode == 1
+    assert "loss changed" in done.stdout

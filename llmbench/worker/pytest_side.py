@@ -96,12 +96,6 @@ class Side:
     def pytest_configure(self, config: pytest.Config) -> None:
         _alone(config.option)
 
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        for item in items:
-            if config.pluginmanager.hasplugin("timeout"):
-                item.add_marker(pytest.mark.timeout(0))  # waiting for a turn is no hanging
-            item.own_markers = [mark for mark in item.own_markers if mark.name != "flaky"]
-
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             lines = [line for line in report.longreprtext.splitlines() if line.startswith("E ")]

@@ -171,10 +171,16 @@ def test_a_skip_is_a_skip(project: Project) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill-9"])
 def test_nothing_outlives_the_pytest_of_the_user(project: Project, how: signal.Signals) -> None:
-    slow = STEP.replace("0.002", "0.2")
-    project.write(work=slow)
+    body = """
+    def step():
+        open(os.environ["PLACE"] + os.environ["LLMBENCH_SIDE"], "w").close()
+        __import__("time").sleep(600)
+    lockstep(step)"""
+    project.write(test_step=TEST.replace("    lockstep(work.step)", body))
+    project.environ["PLACE"] = f"{project.path}/"
     process = project.start()
-    sides = wait_for(lambda: found if len(found := project.sides()) == 2 else None)
+    wait_for(lambda: all((project.path / side).exists() for side in ("cand", "base")))
+    sides = project.sides()
     process.send_signal(how)
     process.communicate(timeout=60)
     assert process.returncode == (2 if how == signal.SIGINT else -signal.SIGKILL)

@@ -121,7 +121,7 @@ def patient(drawn: Sequence[Session], gate: Gate) -> Verdict:
     for number in gate.looks:
         values = [judge([session[metric] for session in drawn[:number]], gate) for metric in METRICS]
         found = [one for one in values if one is not None]
-        if settled(found):
+        if settled(found, gate):
             break
     return worst(found)
 

@@ -16,9 +16,7 @@ from llmbench.results.schema import SCHEMA_VERSION, Error, Git, Memory, Part, Pl
 SideName = Literal["base", "cand"]
 SIDES: tuple[SideName, SideName] = ("base", "cand")
 
-_LONGEST = 1e9  # seconds; what a damaged line says beyond is no time
-Seconds = Annotated[float, Field(ge=0, le=_LONGEST)]
-Positive = Annotated[float, Field(gt=0, le=_LONGEST)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Chance = Annotated[float, Field(ge=1e-9, lt=0.5)]
 
@@ -29,10 +27,10 @@ class Turn(Part):
     All of it is of the steps alone: passing the token takes no time of any.
     """
 
-    steps: list[Positive] = Field(min_length=1, description="wall seconds of each step")
-    wall: Positive = Field(description="seconds of the turn, the device synchronised at its end")
-    cpu: Seconds | None = Field(None, description="CPU seconds of all threads, summed over the ranks")
-    waited: Seconds | None = Field(None, description="seconds in which its main thread was ready, but had no CPU")
+    steps: list[float] = Field(description="wall seconds of each step")
+    wall: float = Field(description="seconds of the turn, the device synchronised at its end")
+    cpu: float | None = Field(None, description="CPU seconds of all threads, summed over the ranks")
+    waited: float | None = Field(None, description="seconds in which its main thread was ready, but had no CPU")
 
 
 class Round(Part):

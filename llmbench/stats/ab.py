@@ -204,7 +204,7 @@ def look(values: Sequence[Mapping[str, float]], gate: Gate) -> tuple[dict[Metric
     """
     for sessions in [number for number in gate.looks if number <= len(values)]:
         found = _at(values[:sessions], gate)
-        if settled(list(found.values())):
+        if settled(list(found.values()), gate):
             return found, True, None
         if given_up([[value[metric] for value in values[:sessions]] for metric in METRICS], gate):
             noise = max(one.noise for one in found.values())

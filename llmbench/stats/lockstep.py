@@ -142,10 +142,16 @@ def judge(values: Sequence[float], gate: Gate) -> Difference | None:
     )
 
 
-def settled(found: Sequence[Difference]) -> bool:
-    """Whether the verdict is in: something is slower, or nothing is left open."""
+def settled(found: Sequence[Difference], gate: Gate) -> bool:
+    """Whether the verdict is in: something is slower, or nothing is left open.
+
+    What looks faster by more than the limit is not left at ``same``, which is told sooner, while it may still be told.
+    """
     verdicts = {one.verdict for one in found}
-    return "slower" in verdicts or (bool(verdicts) and "inconclusive" not in verdicts)
+    if "slower" in verdicts or not verdicts:
+        return bool(verdicts)
+    looks_faster = any(one.verdict == "same" and one.ratio * (1 + gate.limit) < 1 for one in found)
+    return "inconclusive" not in verdicts and not looks_faster
 
 
 def hopeless(values: Sequence[float], gate: Gate) -> bool:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from statistics import NormalDist, median
 from typing import Literal
 
-from llmbench.results.ab import Ab
 from llmbench.results.history import read_history
 from llmbench.results.past import PastComparison, PastRun
 from llmbench.results.tree import Fault, Location
@@ -132,23 +131,19 @@ def self_checks(folders: Sequence[Location]) -> SelfChecks:
 def judged_self_checks(comparisons: Sequence[PastComparison], faults: Sequence[Fault] = ()) -> SelfChecks:
     """What the self-checks among the comparisons say. Memory and losses have no chance of error, and no part here."""
     found = [one for one in comparisons if one.ab.self_check]
-    missed: list[Fault] = []
-    checks = [check for one in found if (check := _check(one, missed)) is not None]
+    checks = [check for one in found if (check := _check(one)) is not None]
     return SelfChecks(
         checks=checks,
         p_value=chance_of_so_many(sum(bool(one.alarms) for one in checks), [one.chance for one in checks]),
         noise_steps=changes([math.log(one.noise) for one in checks], smallest=math.log(1.25)),
         order=_order_effect(found),
-        faults=[*faults, *missed],
+        faults=list(faults),
     )
 
 
-def _check(comparison: PastComparison, faults: list[Fault]) -> SelfCheck | None:
-    """None where no verdict was possible: too few sessions yet, or rules that are none."""
+def _check(comparison: PastComparison) -> SelfCheck | None:
+    """None where no verdict was possible: too few sessions yet."""
     ab, run = comparison.ab, comparison.candidate
-    if not _is_sound(ab):
-        faults.append(Fault(run.folder, "gate: no rules by which it could have been judged"))
-        return None
     gate, alarms, noise = gate_of(ab), [], []
     for case in ab.cases:
         values, _ = session_differences([one for one in comparison.sessions if one.case == case.id])
@@ -166,12 +161,6 @@ def _alarms(run: PastRun, case: str, times: Mapping[Metric, Difference]) -> Iter
     for metric, found in times.items():
         if found.verdict in ("slower", "faster"):
             yield FalseAlarm(run, case, metric, found.verdict, found.ratio)
-
-
-def _is_sound(ab: Ab) -> bool:
-    gate = ab.gate
-    shares = all(0 < share < 1 for share in (gate.alpha, gate.beta, gate.limit)) and 0 <= gate.tolerance < 1
-    return shares and bool(ab.cases and gate.looks) and gate.looks[0] > 1 and gate.looks == sorted(set(gate.looks))
 
 
 def chance_of_so_many(alarms: int, chances: Sequence[float]) -> float:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import Command, wait_for
+from tests.launch.test_faults import _memory_cgroup
 
 from .conftest import ARGUMENTS, QuickAb
 
@@ -126,3 +130,38 @@ def test_wrong_usage(llmbench: Command, arguments: list[str], why: str, tmp_path
     assert why in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.cgroup
+@pytest.mark.skipif(_memory_cgroup() is None, reason="needs root and a memory cgroup of version 1")
+@pytest.mark.parametrize(("megabytes", "code"), [(350, 0), (700, 3)])
+def test_sides_that_the_kernel_kills_for_memory(
+    quick_ab: QuickAb, megabytes: int, code: int, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Of 600 MB one side has room, and two have not; or not even one."""
+    group = _memory_cgroup() / f"llmbench-ab-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(600 << 20))
+        allocates = {"at": "build", "does": "allocate", "megabytes": megabytes}
+        command = [sys.executable, "-m", "llmbench", *ARGUMENTS, "--self", "--out", str(quick_ab.out)]
+        done = subprocess.run(
+            ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *command],
+            env=environment | quick_ab.variables({"base": allocates, "cand": allocates}),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        first, *later = quick_ab.sessions()
+        assert first.design == "lockstep"
+        killed = [side for side in (first.base, first.cand) if side.status == "oom"]
+        assert killed
+        assert {side.error.type for side in killed} == {"OutOfMemoryKill"}
+        assert {session.design for session in later} == {"apart"}
+        assert done.returncode == code, done.stdout + done.stderr
+        assert all(session.whole for session in later) is (code == 0)
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text().strip())
+        group.rmdir()

@@ -252,7 +252,7 @@ def test_resume_refuses_another_torch(compare: Compare) -> None:
     stored = json.loads((compare.out / "ab.json").read_text())
     stored["cand"]["environment"]["torch"]["version"] = "2.12.0"
     (compare.out / "ab.json").write_text(json.dumps(stored))
-    assert "the environment of cand changed since: torch version: 2.12.0 → 2.13.0" in refused(compare).message
+    assert "the environment of cand changed since: torch 2.12.0 → 2.13.0" in refused(compare).message
 
 
 def test_resume_refuses_another_text(compare: Compare, tmp_path: Path) -> None:

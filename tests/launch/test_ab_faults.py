@@ -215,17 +215,25 @@ def test_a_side_that_hangs_says_where(compare: Compare, side: SideName, at: str 
 
 
 def test_a_stopped_server_is_ended_too(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its child trains on, and nobody tells that it has ended."""
+    """Nobody tells that its child has ended; and the next case needs one that does."""
     monkeypatch.setattr(target, "KILLED_SECONDS", 0.3)
-    compare.suite = SOON
+    compare.suite = SOON.replace('"regression-linear"', '"regression-linear", "regression-mlp"')
     compare.plan(base={"at": MIDDLE, "does": "wait"})
-    runner = compare.start()
+    runner = compare.start(budget_seconds=0.001)
+    append = runner.folder.append
+
+    def appended(session: AbSession) -> None:
+        append(session)
+        compare.go("base")
+
+    runner.folder.append = appended
     with compare.running(runner.execute) as running:
         os.kill(psutil.Process(compare.reached("base")).ppid(), signal.SIGSTOP)
         running.result(timeout=60)
-    (session,) = compare.sessions()
-    assert session.of("base").status == "timeout"
-    assert "no end after" in blamed(compare, "base", session)
+    hung, later = compare.sessions()
+    assert (hung.base.status, hung.cand.status) == ("timeout", "aborted")
+    assert "no end after" in hung.base.error.message
+    assert later.whole
 
 
 @slow

@@ -92,7 +92,7 @@ def test_damage_is_named_and_counts_nowhere(folder, fields, fault):
 
 
 def test_steps_that_are_no_times_are_damage(folder):
-    for wrong in (0, -1.0, None, "NaN", 1e300):
+    for wrong in (None, "much", [], {}):
         document = json.loads(lines(folder)[0])
         document["rounds"][0]["cand"]["steps"][0] = wrong
         change(folder, 1, rounds=document["rounds"])

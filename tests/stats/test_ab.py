@@ -192,6 +192,16 @@ def test_a_clock_that_did_not_tick_does_not_divide_by_zero():
     assert math.isfinite(differences(session.rounds)["total"])
 
 
+@pytest.mark.parametrize("steps", [[], [math.nan]])
+def test_a_session_without_a_time_counts_nowhere(steps):
+    sessions = made_sessions(6)
+    for one in sessions[0].rounds:
+        one.cand.steps = steps
+    case = compared(made_ab(), sessions).cases[0]
+    assert [one for one, _ in case.counted] == sessions[1:]
+    assert case.row("step").time.sessions <= 5
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

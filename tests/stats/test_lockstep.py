@@ -248,10 +248,20 @@ def test_settled() -> None:
     assert slower is not None
     assert same is not None
     assert unclear is not None
-    assert settled([slower, unclear])
-    assert settled([same, same])
-    assert not settled([same, unclear])
-    assert not settled([])
+    assert settled([slower, unclear], GATE)
+    assert settled([same, same], GATE)
+    assert not settled([same, unclear], GATE)
+    assert not settled([], GATE)
+
+
+def test_what_looks_faster_is_not_left_at_the_same() -> None:
+    """After three sessions nothing may be called faster yet, but the same."""
+    early, later = (judge([-0.1] * sessions, GATE) for sessions in (3, 4))
+    assert early is not None
+    assert later is not None
+    assert (early.verdict, later.verdict) == ("same", "faster")
+    assert not settled([early, early], GATE)
+    assert settled([later, later], GATE)
 
 
 # How often it is wrong
@@ -263,7 +273,7 @@ def over_looks(draw: Callable[[], list[float]], gate: Gate) -> Difference:
     for look in gate.looks:
         found = judge(values[:look], gate)
         assert found is not None
-        if settled([found]):
+        if settled([found], gate):
             break
     return found
 

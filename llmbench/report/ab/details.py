@@ -169,7 +169,7 @@ def _turns(case: CaseVerdict) -> tuple[str, Markup] | None:
     for one in shown.rounds:
         order: tuple[SideName, SideName] = ("base", "cand") if one.first == "base" else ("cand", "base")
         for side in order:
-            steps = one.of(side).steps
+            steps = one.of(side).steps or [math.nan]
             turns.append(TurnSteps(side.upper(), min(steps), max(steps)))
     session = _number(shown)
     drawn = turn_order(f"Steps of session {session}, turn by turn", turns, INKS, width=_WIDE, tall=_TALL)

@@ -17,7 +17,7 @@ from llmbench.stats.ab import AbComparison, CaseVerdict, LossMargin, Row
 def ab_document(comparison: AbComparison) -> dict[str, Any]:
     """Verdict, rules, sides, a record for each case and metric, and each session in a few numbers.
 
-    Ratios are of the candidate over the base: above 1 it takes more. What is not finite is null.
+    Ratios are of the candidate over the base: above 1 it takes more. What is not finite, or beyond 1e12, is null.
     """
     ab = comparison.ab
     found = environments(ab)
@@ -52,24 +52,33 @@ def record(case: CaseVerdict, row: Row) -> dict[str, Any]:
     """One metric of one case; its estimate and interval as ratios of time, of bytes or of the final loss."""
     time, loss = row.time, row.loss
     margin = loss if isinstance(loss, LossMargin) else None
-    estimates = (time and time.ratio, row.memory and row.memory.ratio, margin and 1 + margin.value)
+    estimates = (
+        time.ratio if time else None,
+        row.memory.ratio if row.memory else None,
+        1 + margin.value if margin else None,
+    )
     return {
         "case": row.case,
         "metric": row.metric,
         "verdict": row.outcome,
         "worse": row.worse,
-        "estimate": next((value for value in estimates if value is not None), None),
-        "low": time.low if time else 1 + margin.low if margin else None,
-        "high": time.high if time else 1 + margin.high if margin else None,
+        "estimate": _bounded(next((value for value in estimates if value is not None), None)),
+        "low": _bounded(time.low if time else 1 + margin.low if margin else None),
+        "high": _bounded(time.high if time else 1 + margin.high if margin else None),
         "sessions": verdicts.sessions(row),
         "seconds": row.seconds,
-        "noise": time and time.noise,
-        "smallest_slowdown": time and time.smallest_slowdown,
+        "noise": _bounded(time.noise if time else None),
+        "smallest_slowdown": _bounded(time.smallest_slowdown if time else None),
         "reason": row.reason,
         "design": case.design,
         "memory": row.memory and asdict(row.memory),
         "loss": loss and asdict(loss),
     }
+
+
+def _bounded(value: float | None) -> float | None:
+    """None for what is beyond all that a clock could tell: the page shows it as infinite."""
+    return value if value is not None and abs(value) < verdicts.NO_NUMBER else None
 
 
 def _case(case: CaseVerdict) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def _facts(side: AbSide) -> dict[str, str]:
     dirty = ", with local changes" if side.git and side.git.dirty else ""
     told = {
         "Side": side.label,
-        "Given": side.asked if side.asked != side.label else None,
+        "Given": side.asked if side.asked not in (side.label, side.python) else None,
         "Kind": side.kind,
         "Revision": f"{side.git.commit[:12]}{dirty}" if side.git else None,
         "Python": _spaced(side.python, _version(side, "python")),

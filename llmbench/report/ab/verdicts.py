@@ -18,7 +18,7 @@ METRICS = {"step": "typical step", "total": "all time", "memory": "peak memory",
 """``step`` does not see slow steps that are rare; ``total`` does."""
 
 _IN_TITLE = {"more": "with more memory", "less": "with less memory", "changed": "with a changed loss"}
-_NO_NUMBER = 1e12  # a ratio beyond tells nothing but that it is beyond
+NO_NUMBER = 1e12  # a ratio beyond tells nothing but that it is beyond
 
 
 def verdict_of(row: Row) -> Verdict:
@@ -171,7 +171,7 @@ def interval(row: Row) -> str:
 
 def _change(ratio: float) -> str:
     """``+5.2 %``; what no clock could tell is told as such."""
-    if not abs(ratio) < _NO_NUMBER:
+    if not abs(ratio) < NO_NUMBER:
         return "NaN" if ratio != ratio else "∞"
     return signed_percent(ratio - 1)
 
@@ -187,7 +187,7 @@ def seconds(row: Row) -> str:
 
 def noise(row: Row) -> str:
     """From session to session."""
-    return percent(min(row.time.noise, _NO_NUMBER)) if row.time else ""
+    return percent(min(row.time.noise, NO_NUMBER)) if row.time else ""
 
 
 def could_see(row: Row) -> str:

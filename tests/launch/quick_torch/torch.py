@@ -47,6 +47,8 @@ def act(plan, at):
         hang()
     if does == "out of memory":
         raise OutOfMemoryError("allocation of 7 GB failed")
+    if does == "allocate":
+        held.append(bytearray(os.urandom(1)) * (plan["megabytes"] << 20))
     if does == "out of memory beside another":
         held.append(open(os.path.join(plan["folder"], "memory"), "w"))  # noqa: SIM115
         try:

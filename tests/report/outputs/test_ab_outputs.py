@@ -89,6 +89,7 @@ def test_json(made, comparison):
         if row.time:
             assert one["low"] <= one["estimate"] <= one["high"]
             assert one["sessions"] == row.time.sessions
+            assert (one["estimate"], one["low"], one["high"]) == (row.time.ratio, row.time.low, row.time.high)
             assert (one["noise"], one["smallest_slowdown"]) == (row.time.noise, row.time.smallest_slowdown)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -112,6 +113,7 @@ def test_every_field_that_pytest_benchmark_writes_is_there(pair: tuple[Path, Pat
             *("--benchmark-json=real.json", "--benchmark-max-time=0.01", "--benchmark-min-rounds=1"),
         ],
         cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},  # of xdist
         capture_output=True,
         check=True,
         timeout=120,

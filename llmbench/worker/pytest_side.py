@@ -102,11 +102,10 @@ class Side:
             why = lines[-1].removeprefix("E").strip() if lines else "see its log"
             self._fail("CollectError", f"the test could not be collected: {why}")
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        report = yield
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+        outcome = yield
+        report: pytest.TestReport = outcome.get_result()
         if call.excinfo is None:
             self._found["passed"] |= report.when == "call" and report.passed
         elif call.excinfo.errisinstance(pytest.skip.Exception):
@@ -117,7 +116,6 @@ class Side:
             where = "" if kind == "Failed" else f" ({os.path.basename(str(place.path))}:{place.lineno + 1})"
             told = first if kind == "Failed" else f"{kind}: {first}{where}"
             self._fail(kind, told if report.when == "call" else f"in {report.when}: {told}")
-        return report
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:

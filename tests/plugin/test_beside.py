@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tomllib
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
@@ -159,6 +161,13 @@ def test_modules():
     )
     done = project.pytest("-p", "no:xdist")
     assert done.returncode == 0, done.stdout
+
+
+def test_an_install_brings_the_plugin(installed: Path) -> None:
+    """What these tests are given as installed is what pyproject.toml declares."""
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["entry-points"]
+    found = Distribution.at(installed / "llmbench-0.dist-info").entry_points
+    assert declared["pytest11"] == {one.name: one.value for one in found if one.group == "pytest11"}
 
 
 def test_marks_are_known_to_strict_runs(project: Project) -> None:

@@ -277,11 +277,15 @@ def start_order(seed: str, session: int) -> list[SideName]:
 
 def _cpus(case: AbCase, device: str) -> list[int] | None:
     """The idlest CPUs, one for each thread, to which both sides are pinned; None: they may use all."""
-    allowed = sorted(os.sched_getaffinity(0))
     asked = [threads(planned(case, side), device) for side in SIDES]
     if device != "cpu" or None in asked:
         return None
-    needed = max(number or 1 for number in asked) * max(case.base.world_size, case.cand.world_size)
+    return idlest(max(number or 1 for number in asked) * max(case.base.world_size, case.cand.world_size))
+
+
+def idlest(needed: int) -> list[int] | None:
+    """So many of the CPUs that may be used, those with least to do; None if that would be all."""
+    allowed = sorted(os.sched_getaffinity(0))
     if needed >= len(allowed):
         return None
     busy = psutil.cpu_percent(CPU_LOOK_SECONDS, percpu=True)
@@ -338,6 +342,8 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
         UserError: the data or an environment is no longer what it was, what is there cannot be read, or another process
             adds sessions just now.
     """
+    if not folder.read().data:
+        raise UserError(f"{folder.path} was made by pytest, and not by this command", "run its tests again")
     for side in SIDES:
         _still_there(folder.read().of(side))
     folder.claim()

@@ -14,19 +14,21 @@ class Device:
 
     Args:
         kind: ``cpu``, ``cuda``, or ``auto`` (CUDA when torch can use it).
+        index: of the GPU; by default that of this rank.
 
     Raises:
         RuntimeError: CUDA was asked for and torch cannot use it.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, index: int | None = None) -> None:
         if kind == "auto":
             kind = "cuda" if torch.cuda.is_available() else "cpu"
         if kind == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("CUDA was asked for, but torch.cuda.is_available() is False")
         self.kind = kind
-        local_rank = int(os.environ.get("LOCAL_RANK", 0)) if kind == "cuda" else None
-        self.torch = torch.device(kind, local_rank)
+        if index is None and kind == "cuda":
+            index = int(os.environ.get("LOCAL_RANK", 0))
+        self.torch = torch.device(kind, index)
         if self.cuda:
             torch.cuda.set_device(self.torch)
 

@@ -1,6 +1,7 @@
 """Entry of the target side: makes ``llmbench.worker`` importable in an environment that has no llmbench.
 
 Only this package gets a name; the folders beside it stay unknown, and ``sys.path`` is left as the user has it.
+Arguments: modules to preload, for the server of ``server.py``; or ``--pytest``, and what ``pytest_side.py`` takes.
 """
 
 import sys
@@ -16,6 +17,11 @@ def main() -> None:
     package.__path__ = [str(here.parent)]
     sys.modules["llmbench"] = package
 
+    if sys.argv[1:2] == ["--pytest"]:
+        sys.path.insert(0, "")  # as `python -m pytest` has it
+        from llmbench.worker.pytest_side import run
+
+        sys.exit(run(sys.argv[2], sys.argv[3:]))
     from llmbench.worker.server import serve
 
     serve()

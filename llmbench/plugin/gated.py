@@ -1,0 +1,111 @@
+"""One marked test: sessions of two fresh pytests in lock-step, until its verdict is in."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from llmbench.launch.ab import idlest
+from llmbench.launch.pair import in_turns
+from llmbench.launch.record import utc_now
+from llmbench.plugin import trees
+from llmbench.plugin.contender import PytestSide, test_of
+from llmbench.plugin.record import described
+from llmbench.plugin.rules import Rules
+from llmbench.results.ab import SIDES, Ab, AbCase, AbSession, SideName
+from llmbench.results.ab_folder import AbFolder
+from llmbench.results.fingerprint import fingerprint
+from llmbench.stats.ab import CaseVerdict, judged
+
+
+class GatedTest:
+    """Adds sessions to the comparison that a marked test belongs to.
+
+    Attributes:
+        ab: the comparison; what the sides told of their environments is added.
+        skipped: why a side skipped the test, by side.
+    """
+
+    def __init__(self, item: pytest.Item, rules: Rules, folder: AbFolder, ab: Ab) -> None:
+        self.ab = ab
+        self.skipped: dict[SideName, str] = {}
+        self._item, self._rules, self._folder = item, rules, folder
+        self._case = next(case for case in ab.cases if case.id == item.nodeid)
+
+    def execute(self) -> CaseVerdict:
+        """Sessions until the verdict is in, or until there is no time for another one.
+
+        Raises:
+            UserError: the test has no place among the base's files, or the folder cannot be written.
+        """
+        with tempfile.TemporaryDirectory(prefix="llmbench-base-", ignore_cleanup_errors=True) as folder:
+            cand = trees.candidate(self._item.config.rootpath)
+            base = trees.base(self.ab.base, cand, self._item.path, Path(folder))
+            self._trees = {"base": base, "cand": cand}
+            return self._sessions(self._case)
+
+    def _sessions(self, case: AbCase) -> CaseVerdict:
+        sessions = [one for one in self._folder.sessions() if one.case == case.id]
+        begin, longest = time.monotonic(), 0.0
+        while True:
+            verdict = judged(self.ab, case, sessions)
+            late = time.monotonic() - begin + longest > self.ab.budget_seconds
+            if verdict.over or self.skipped or (late and sessions):
+                return verdict
+            session = self._session(len(sessions))
+            longest = max(longest, session.seconds)
+            self._folder.append(session)
+            sessions.append(session)
+
+    def _session(self, number: int) -> AbSession:
+        seed = random.Random(f"{self.ab.seed} {self._case.id} {number}").getrandbits(32)
+        order = random.Random(seed)
+        start: list[SideName] = order.sample(SIDES, len(SIDES))
+        cpus = idlest(self._rules.cpus) if self._rules.cpus else None
+        contenders = {side: self._contender(side, number, cpus) for side in SIDES}
+        started_at, begin = utc_now(), time.monotonic()
+        session = in_turns(contenders, start, self.ab.rounds, order)
+        seconds = time.monotonic() - begin
+        self.skipped = {side: one.skipped for side, one in contenders.items() if one.skipped is not None}
+        if all(one.machine for one in contenders.values()):
+            self._describe({side: one.machine for side, one in contenders.items()})
+        return AbSession(
+            case=self._case.id,
+            session=number,
+            seed=seed,
+            first=start[0],
+            cpus=cpus,
+            rounds=session.rounds,
+            base=session.trained["base"],
+            cand=session.trained["cand"],
+            load_1min=os.getloadavg()[0],
+            started_at=started_at,
+            seconds=seconds,
+        )
+
+    def _contender(self, side: SideName, number: int, cpus: list[int] | None) -> PytestSide:
+        cand = self._trees["cand"]
+        apart = self._trees["base"] is not cand
+        return PytestSide(
+            side,
+            self.ab.base if side == "base" else self.ab.cand,
+            self._trees[side],
+            cand.files[0] if apart and side == "base" else None,
+            test_of(self._item, cand),
+            self._rules,
+            number,
+            cpus,
+            self._folder.path,
+            self._folder.log_path(self._case.id, side),
+            describe=not self.ab.base.environment,
+        )
+
+    def _describe(self, machines: dict[SideName, dict[str, object]]) -> None:
+        found = {side: fingerprint(machine, os.environ) for side, machine in machines.items()}
+        self.ab = described(self.ab, machines["cand"].get("device"), found["base"], found["cand"])
+        self._folder.write(self.ab)

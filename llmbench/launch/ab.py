@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import random
 import secrets
@@ -10,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ from llmbench.suite.cases import Case, from_plan
 from llmbench.suite.modes import arithmetic, compiles, ingredients, parallel, precision
 
 CPU_LOOK_SECONDS = 0.2
+PAGES, PADDING = "LLMBENCH_LAYOUT", "LLMBENCH_PADDING"
 OUT_OF_MEMORY = "oom"
 
 
@@ -130,7 +132,7 @@ class AbRunner:
         order = random.Random(seed)
         start = start_order(f"{self.ab.seed} {case.id}", number)
         cpus = _cpus(case, self.ab.device)
-        contenders = {side: _Contender(self, case, side, number, cpus) for side in SIDES}
+        contenders = {side: _Contender(self, case, side, number, cpus, layout(seed)) for side in SIDES}
         started_at, begin = records.utc_now(), time.monotonic()
         session = (in_turns if design == "lockstep" else apart)(contenders, start, self.ab.rounds, order)
         return AbSession(
@@ -148,15 +150,11 @@ class AbRunner:
             seconds=time.monotonic() - begin,
         )
 
-    def target(self, case: AbCase, side: SideName) -> Target:
-        """A server of this side. Every session has its own.
-
-        Processes forked from one server share the pages that it had before: where those lie in memory makes all of them
-        faster or slower, by more than the tolerance (docs/regression-gate.md).
-        """
+    def target(self, case: AbCase, side: SideName, variables: Mapping[str, str]) -> Target:
+        """A server of this side. Every session has its own: processes forked from one have its layout in memory."""
         one = self.ab.of(side)
         folder = one.folder or (self.ab.working_folder if Path(self.ab.working_folder).is_dir() else None)
-        return Target(one.python, preload([planned(case, side)]), folder, one.paths)
+        return Target(one.python, preload([planned(case, side)]), folder, one.paths, variables)
 
     def job(self, case: AbCase, side: SideName, number: int, target: Target, log: Path) -> dict[str, Any]:
         """What a side's process is asked to do, but for where its turns come from.
@@ -205,10 +203,18 @@ class AbRunner:
 class _Contender:
     """A side of a session: a fresh interpreter, and the process that it forks for the case."""
 
-    def __init__(self, runner: AbRunner, case: AbCase, side: SideName, number: int, cpus: list[int] | None) -> None:
+    def __init__(
+        self,
+        runner: AbRunner,
+        case: AbCase,
+        side: SideName,
+        number: int,
+        cpus: list[int] | None,
+        variables: Mapping[str, str],
+    ) -> None:
         self._runner, self._case, self._side, self._number, self._cpus = runner, case, side, number, cpus
         self._planned = planned(case, side)
-        self._target = runner.target(case, side)
+        self._target = runner.target(case, side, variables)
         self._log = runner.folder.log_path(case.id, side)
 
     @property
@@ -273,6 +279,16 @@ def start_order(seed: str, session: int) -> list[SideName]:
     """
     order: list[SideName] = random.Random(f"{seed} start {session // 2}").sample(SIDES, len(SIDES))
     return order[::-1] if session % 2 else order
+
+
+def layout(seed: int) -> dict[str, str]:
+    """Variables that give both processes of a session one layout in memory, drawn for it; see ``worker/layout.py``.
+
+    The order of sets is part of it, unless the user has fixed that, and so is how much lies above the stack.
+    """
+    draw = random.Random(f"{seed} layout")
+    found = {PAGES: str(draw.randrange(2**16)), PADDING: "x" * draw.randrange(mmap.PAGESIZE)}
+    return found if "PYTHONHASHSEED" in os.environ else found | {"PYTHONHASHSEED": str(draw.getrandbits(32))}
 
 
 def _cpus(case: AbCase, device: str) -> list[int] | None:

@@ -94,14 +94,20 @@ class Target:
         preload: modules that its server imports beside torch, once for all jobs.
         folder: its working folder, from which a workload of the user's own is imported; by default ours.
         paths: folders in front of its import path.
+        variables: of its environment, beside those of this process.
     """
 
     def __init__(
-        self, python: str, preload: Sequence[str] = (), folder: str | None = None, paths: Sequence[str] = ()
+        self,
+        python: str,
+        preload: Sequence[str] = (),
+        folder: str | None = None,
+        paths: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self.python = python
         self._folder = folder
-        self.environ = with_paths(os.environ, paths) | patience(os.environ)
+        self.environ = with_paths(os.environ, paths) | patience(os.environ) | dict(variables or {})
         self._preload = preload
         self._log = tempfile.NamedTemporaryFile(prefix="llmbench-server-", suffix=".log")  # noqa: SIM115
         self.hello: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from typing import Any
 from llmbench.worker.assemble import assemble
 from llmbench.worker.device import Device
 from llmbench.worker.events import Events, enter
+from llmbench.worker.layout import is_fixed
 from llmbench.worker.measure.load import LoadMeter
 from llmbench.worker.measure.memory import MemoryMeter
 from llmbench.worker.turns import Turns
@@ -49,6 +50,11 @@ def run_turns(job: dict[str, Any], events: Events) -> dict[str, Any]:
     enter(events, "timed")
     load.start()
     turns.serve(trainer.step, device, warm_up)
-    found = {"load": load.stop(), "memory": memory.read(), "losses": case.losses()[: trainer.done], "facts": case.facts}
+    found = {
+        "load": load.stop(),
+        "memory": memory.read(),
+        "losses": case.losses()[: trainer.done],
+        "facts": case.facts | {"same_layout": is_fixed()},
+    }
     world.leave()
     return found | {"rank": {"rank": world.rank, "memory": found["memory"]}}

@@ -17,6 +17,9 @@ def main() -> None:
     package.__path__ = [str(here.parent)]
     sys.modules["llmbench"] = package
 
+    from llmbench.worker.layout import lay_out
+
+    lay_out()
     if sys.argv[1:2] == ["--pytest"]:
         sys.path.insert(0, "")  # as `python -m pytest` has it
         from llmbench.worker.pytest_side import run

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
-import mmap
-import os
-import random
 import secrets
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import psutil
+from typing import Any, Protocol
 
 from llmbench import __version__
 from llmbench.errors import UserError
 from llmbench.launch import record as records
 from llmbench.launch.diagnose import diagnose
-from llmbench.launch.pair import apart, in_turns
 from llmbench.launch.prepare import BaseError, Data, describe, lora_base
 from llmbench.launch.session import load_data, new_id, preload
+from llmbench.launch.sessions import Design, Draw, draw, hold, idlest, until_verdict
 from llmbench.launch.target import Target, Waited
 from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, AbSide, SideName, Trained
 from llmbench.results.ab_folder import AbFolder
@@ -33,12 +27,10 @@ from llmbench.results.environment import decisive_differences
 from llmbench.results.fingerprint import fingerprint
 from llmbench.results.redact import command as redacted
 from llmbench.results.schema import SCHEMA_VERSION, Error, Memory
-from llmbench.stats.ab import CaseVerdict, judged
+from llmbench.stats.ab import CaseVerdict
 from llmbench.suite.cases import Case, from_plan
 from llmbench.suite.modes import arithmetic, compiles, ingredients, parallel, precision
 
-CPU_LOOK_SECONDS = 0.2
-PAGES, PADDING = "LLMBENCH_LAYOUT", "LLMBENCH_PADDING"
 OUT_OF_MEMORY = "oom"
 
 
@@ -108,47 +100,21 @@ class AbRunner:
         self.folder.write(self.ab)
 
     def _case(self, case: AbCase) -> CaseVerdict:
-        """Sessions until the verdict is in, or until there is no time for another one."""
-        sessions = [one for one in self.folder.sessions() if one.case == case.id]
-        begin, longest = time.monotonic(), 0.0
-        while True:
-            verdict = judged(self.ab, case, sessions)
-            if verdict.over or time.monotonic() - begin + longest > self.ab.budget_seconds:
-                return verdict
-            if sessions:
-                self._progress.session(verdict)
-            session = self._session(case, len(sessions), self._design(sessions))
-            longest = max(longest, session.seconds)
-            self.folder.append(session)
-            sessions.append(session)
+        def next_session(sessions: Sequence[AbSession]) -> AbSession:
+            return self.hold(case, len(sessions), self._design(sessions))
 
-    def _design(self, sessions: Sequence[AbSession]) -> Literal["lockstep", "apart"]:
+        return until_verdict(self.ab, case, self.folder, next_session, self._progress.session)
+
+    def hold(self, case: AbCase, number: int, design: Design) -> AbSession:
+        """One session; it is not kept."""
+        drawn, cpus = draw(self.ab, case, number), _cpus(case, self.ab.device)
+        contenders = {side: _Contender(self, case, side, drawn, cpus) for side in SIDES}
+        return hold(drawn, contenders, self.ab.rounds, design, cpus)
+
+    def _design(self, sessions: Sequence[AbSession]) -> Design:
         ran_out = any(one.of(side).status == OUT_OF_MEMORY for one in sessions for side in SIDES)
         began_apart = any(one.design == "apart" for one in sessions)  # the others would count for nothing
         return "apart" if self._always_apart or ran_out or began_apart else "lockstep"
-
-    def _session(self, case: AbCase, number: int, design: Literal["lockstep", "apart"]) -> AbSession:
-        seed = random.Random(f"{self.ab.seed} {case.id} {number}").getrandbits(32)
-        order = random.Random(seed)
-        start = start_order(f"{self.ab.seed} {case.id}", number)
-        cpus = _cpus(case, self.ab.device)
-        contenders = {side: _Contender(self, case, side, number, cpus, layout(seed)) for side in SIDES}
-        started_at, begin = records.utc_now(), time.monotonic()
-        session = (in_turns if design == "lockstep" else apart)(contenders, start, self.ab.rounds, order)
-        return AbSession(
-            case=case.id,
-            session=number,
-            design=design,
-            seed=seed,
-            first=start[0],
-            cpus=cpus,
-            rounds=session.rounds,
-            base=session.trained["base"],
-            cand=session.trained["cand"],
-            load_1min=os.getloadavg()[0],
-            started_at=started_at,
-            seconds=time.monotonic() - begin,
-        )
 
     def target(self, case: AbCase, side: SideName, variables: Mapping[str, str]) -> Target:
         """A server of this side. Every session has its own: processes forked from one have its layout in memory."""
@@ -203,18 +169,10 @@ class AbRunner:
 class _Contender:
     """A side of a session: a fresh interpreter, and the process that it forks for the case."""
 
-    def __init__(
-        self,
-        runner: AbRunner,
-        case: AbCase,
-        side: SideName,
-        number: int,
-        cpus: list[int] | None,
-        variables: Mapping[str, str],
-    ) -> None:
-        self._runner, self._case, self._side, self._number, self._cpus = runner, case, side, number, cpus
+    def __init__(self, runner: AbRunner, case: AbCase, side: SideName, drawn: Draw, cpus: list[int] | None) -> None:
+        self._runner, self._case, self._side, self._number, self._cpus = runner, case, side, drawn.number, cpus
         self._planned = planned(case, side)
-        self._target = runner.target(case, side, variables)
+        self._target = runner.target(case, side, drawn.variables)
         self._log = runner.folder.log_path(case.id, side)
 
     @property
@@ -271,41 +229,12 @@ def threads(case: Case, device: str) -> int | None:
     return 1 if asked is None and device == "cpu" and case.world_size == 1 else asked
 
 
-def start_order(seed: str, session: int) -> list[SideName]:
-    """Which side's process is started first: tossed for each two sessions, the second of which turns it round.
-
-    Were it tossed for each session, some would agree by chance; then what only the order does to memory or caches would
-    look like a difference of the code.
-    """
-    order: list[SideName] = random.Random(f"{seed} start {session // 2}").sample(SIDES, len(SIDES))
-    return order[::-1] if session % 2 else order
-
-
-def layout(seed: int) -> dict[str, str]:
-    """Variables that give both processes of a session one layout in memory, drawn for it; see ``worker/layout.py``.
-
-    The order of sets is part of it, unless the user has fixed that, and so is how much lies above the stack.
-    """
-    draw = random.Random(f"{seed} layout")
-    found = {PAGES: str(draw.randrange(2**16)), PADDING: "x" * draw.randrange(mmap.PAGESIZE)}
-    return found if "PYTHONHASHSEED" in os.environ else found | {"PYTHONHASHSEED": str(draw.getrandbits(32))}
-
-
 def _cpus(case: AbCase, device: str) -> list[int] | None:
     """The idlest CPUs, one for each thread, to which both sides are pinned; None: they may use all."""
     asked = [threads(planned(case, side), device) for side in SIDES]
     if device != "cpu" or None in asked:
         return None
     return idlest(max(number or 1 for number in asked) * max(case.base.world_size, case.cand.world_size))
-
-
-def idlest(needed: int) -> list[int] | None:
-    """So many of the CPUs that may be used, those with least to do; None if that would be all."""
-    allowed = sorted(os.sched_getaffinity(0))
-    if needed >= len(allowed):
-        return None
-    busy = psutil.cpu_percent(CPU_LOOK_SECONDS, percpu=True)
-    return sorted(sorted(allowed, key=lambda cpu: busy[cpu] if cpu < len(busy) else 100.0)[:needed])
 
 
 def _largest(of_ranks: Sequence[dict[str, int | None]]) -> dict[str, int | None]:

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from llmbench.launch.pair import SHORTEST_TURN
+from llmbench.launch.sessions import Draw
 from llmbench.launch.target import patience, signal_name
 from llmbench.paths import PACKAGE
 from llmbench.plugin.rules import Rules
@@ -68,7 +69,7 @@ class PytestSide:
     """A side of a session; see ``launch/pair.py``.
 
     Args:
-        session: its number, from 0.
+        drawn: what was drawn for the session.
         other: the folder of the other side's files, of which nothing must be imported.
         log: file to which all that its pytest says is appended.
         describe: whether to ask for the environment, which takes time.
@@ -88,7 +89,7 @@ class PytestSide:
         other: Path | None,
         test: Test,
         rules: Rules,
-        session: int,
+        drawn: Draw,
         cpus: list[int] | None,
         folder: Path,
         log: str,
@@ -96,7 +97,7 @@ class PytestSide:
         describe: bool,
     ) -> None:
         self._name, self._side, self._tree, self._other, self._test = name, side, tree, other, test
-        self._rules, self._session, self._cpus = rules, session, cpus
+        self._rules, self._drawn, self._cpus = rules, drawn, cpus
         self._folder, self._log, self._describe = folder, log, describe
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -211,8 +212,8 @@ class PytestSide:
 
     def _environ(self) -> Mapping[str, str]:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_PARENT)}
-        environ |= patience(environ) | {SIDE: self._name, SESSION: str(self._session)}
-        environ.setdefault("PYTHONHASHSEED", "0")
+        environ |= patience(environ) | {SIDE: self._name, SESSION: str(self._drawn.number)}
+        environ |= self._drawn.variables
         if self._tree.paths:
             environ["PYTHONPATH"] = os.pathsep.join([*self._tree.paths, *filter(None, [environ.get("PYTHONPATH")])])
         return environ

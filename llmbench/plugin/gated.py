@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import random
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from llmbench.launch.ab import idlest
-from llmbench.launch.pair import in_turns
-from llmbench.launch.record import utc_now
+from llmbench.launch.sessions import Draw, draw, hold, idlest, until_verdict
 from llmbench.plugin import trees
 from llmbench.plugin.contender import PytestSide, test_of
 from llmbench.plugin.record import described
 from llmbench.plugin.rules import Rules
-from llmbench.results.ab import SIDES, Ab, AbCase, AbSession, SideName
+from llmbench.results.ab import SIDES, Ab, AbSession, SideName
 from llmbench.results.ab_folder import AbFolder
 from llmbench.results.fingerprint import fingerprint
-from llmbench.stats.ab import CaseVerdict, judged
+from llmbench.stats.ab import CaseVerdict
 
 
 class GatedTest:
@@ -47,58 +44,31 @@ class GatedTest:
             cand = trees.candidate(self._item.config.rootpath)
             base = trees.base(self.ab.base, cand, self._item.path, Path(folder))
             self._trees = {"base": base, "cand": cand}
-            return self._sessions(self._case)
+            return until_verdict(self.ab, self._case, self._folder, self._next)
 
-    def _sessions(self, case: AbCase) -> CaseVerdict:
-        sessions = [one for one in self._folder.sessions() if one.case == case.id]
-        begin, longest = time.monotonic(), 0.0
-        while True:
-            verdict = judged(self.ab, case, sessions)
-            late = time.monotonic() - begin + longest > self.ab.budget_seconds
-            if verdict.over or self.skipped or (late and sessions):
-                return verdict
-            session = self._session(len(sessions))
-            longest = max(longest, session.seconds)
-            self._folder.append(session)
-            sessions.append(session)
-
-    def _session(self, number: int) -> AbSession:
-        seed = random.Random(f"{self.ab.seed} {self._case.id} {number}").getrandbits(32)
-        order = random.Random(seed)
-        start: list[SideName] = order.sample(SIDES, len(SIDES))
+    def _next(self, sessions: Sequence[AbSession]) -> AbSession | None:
+        if self.skipped:
+            return None
+        drawn = draw(self.ab, self._case, len(sessions))
         cpus = idlest(self._rules.cpus) if self._rules.cpus else None
-        contenders = {side: self._contender(side, number, cpus) for side in SIDES}
-        started_at, begin = utc_now(), time.monotonic()
-        session = in_turns(contenders, start, self.ab.rounds, order)
-        seconds = time.monotonic() - begin
+        contenders = {side: self._contender(side, drawn, cpus) for side in SIDES}
+        session = hold(drawn, contenders, self.ab.rounds, "lockstep", cpus)
         self.skipped = {side: one.skipped for side, one in contenders.items() if one.skipped is not None}
         if all(one.machine for one in contenders.values()):
             self._describe({side: one.machine for side, one in contenders.items()})
-        return AbSession(
-            case=self._case.id,
-            session=number,
-            seed=seed,
-            first=start[0],
-            cpus=cpus,
-            rounds=session.rounds,
-            base=session.trained["base"],
-            cand=session.trained["cand"],
-            load_1min=os.getloadavg()[0],
-            started_at=started_at,
-            seconds=seconds,
-        )
+        return session
 
-    def _contender(self, side: SideName, number: int, cpus: list[int] | None) -> PytestSide:
+    def _contender(self, side: SideName, drawn: Draw, cpus: list[int] | None) -> PytestSide:
         cand = self._trees["cand"]
         apart = self._trees["base"] is not cand
         return PytestSide(
             side,
-            self.ab.base if side == "base" else self.ab.cand,
+            self.ab.of(side),
             self._trees[side],
             cand.files[0] if apart and side == "base" else None,
             test_of(self._item, cand),
             self._rules,
-            number,
+            drawn,
             cpus,
             self._folder.path,
             self._folder.log_path(self._case.id, side),

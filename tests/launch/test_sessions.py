@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmbench.launch.ab import start_order
+from llmbench.launch.sessions import start_order
 
 
 def test_each_two_sessions_start_in_both_orders_and_the_first_is_tossed() -> None:

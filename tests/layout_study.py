@@ -2,8 +2,8 @@
 
     python -m tests.layout_study [--sessions 8] [--rounds 12] [--load 1]
 
-Holds sessions of identical code (gpt-tiny, eager), in turns: both processes with the layout of the session, and each with
-one that the kernel draws. Prints how far the sessions of either kind differ.
+Holds sessions of identical code (gpt-tiny, eager), in turns: both processes with the layout of the session, and each
+with one that the kernel draws. Prints how far the sessions of either kind differ.
 """
 
 from __future__ import annotations
@@ -44,12 +44,8 @@ def main() -> None:
             for kind, layout in KINDS.items():
                 sessions.layout = layout
                 found[kind].append(differences(_session(runner, number).rounds))
-                print(
-                    number,
-                    kind,
-                    *(f"{metric} {100 * found[kind][-1][metric]:+.2f} %" for metric in METRICS),
-                    flush=True,
-                )
+                told = (f"{metric} {100 * found[kind][-1][metric]:+.2f} %" for metric in METRICS)
+                print(number, kind, *told, flush=True)
     for kind, values in found.items():
         spreads = (f"{metric} {100 * stdev(value[metric] for value in values):.2f} %" for metric in METRICS)
         print(f"layout {kind:14} noise from session to session: {', '.join(spreads)}")

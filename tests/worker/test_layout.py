@@ -15,7 +15,7 @@ from llmbench.launch.sessions import PAGES, layout
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="personality(2) is Linux's")
 START = Path(llmbench.__file__).parent / "worker" / "start.py"
-# Stands for the server: where a block of the heap lies and one that is mapped, what a set is like, whether that is fixed.
+# For the server: where a block of the heap lies, and one that is mapped; what a set is like; whether that is fixed.
 SERVER = """
 import ctypes, json, sys
 from llmbench.worker.layout import is_fixed

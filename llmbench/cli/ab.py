@@ -132,7 +132,7 @@ def ab(
             rich_help_panel=_RULES,
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=4, help="Rounds of turns in a session.", rich_help_panel=_RULES)] = 16,
+    rounds: Annotated[int, typer.Option(min=4, help="Rounds of turns in a session.", rich_help_panel=_RULES)] = 8,
     apart: Annotated[
         bool,
         typer.Option(

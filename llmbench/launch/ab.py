@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from llmbench.launch import record as records
 from llmbench.launch.diagnose import diagnose
 from llmbench.launch.prepare import BaseError, Data, describe, lora_base
 from llmbench.launch.session import load_data, new_id, preload
-from llmbench.launch.sessions import Design, Draw, draw, hold, idlest, until_verdict
+from llmbench.launch.sessions import Design, Draw, draw, hold, idlest, layout, start_order, until_verdict
 from llmbench.launch.target import Target, Waited
 from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, AbSide, SideName, Trained
 from llmbench.results.ab_folder import AbFolder
@@ -32,6 +32,7 @@ from llmbench.suite.cases import Case, from_plan
 from llmbench.suite.modes import arithmetic, compiles, ingredients, parallel, precision
 
 OUT_OF_MEMORY = "oom"
+SESSIONS_OF_A_SERVER = 3
 
 
 class Progress(Protocol):
@@ -77,12 +78,16 @@ class AbRunner:
         self._data = data
         self._progress = progress
         self._always_apart = always_apart
+        self._servers = _Servers(ab)
         self._base_lock = threading.Lock()
 
     def execute(self) -> None:
         """Raises: KeyboardInterrupt, UserError: the sessions that are done are kept."""
         try:
-            with tempfile.TemporaryDirectory(prefix="llmbench-inductor-", ignore_cleanup_errors=True) as compiled:
+            with (
+                tempfile.TemporaryDirectory(prefix="llmbench-inductor-", ignore_cleanup_errors=True) as compiled,
+                self._servers,
+            ):
                 self._compiled = Path(compiled)
                 for number, case in enumerate(self.ab.cases, start=1):
                     self._progress.started(number, len(self.ab.cases), case.id)
@@ -108,19 +113,14 @@ class AbRunner:
     def hold(self, case: AbCase, number: int, design: Design) -> AbSession:
         """One session; it is not kept."""
         drawn, cpus = draw(self.ab, case, number), _cpus(case, self.ab.device)
-        contenders = {side: _Contender(self, case, side, drawn, cpus) for side in SIDES}
+        targets = self._servers.of(case, number)
+        contenders = {side: _Contender(self, targets[side], case, side, drawn, cpus) for side in SIDES}
         return hold(drawn, contenders, self.ab.rounds, design, cpus)
 
     def _design(self, sessions: Sequence[AbSession]) -> Design:
         ran_out = any(one.of(side).status == OUT_OF_MEMORY for one in sessions for side in SIDES)
         began_apart = any(one.design == "apart" for one in sessions)  # the others would count for nothing
         return "apart" if self._always_apart or ran_out or began_apart else "lockstep"
-
-    def target(self, case: AbCase, side: SideName, variables: Mapping[str, str]) -> Target:
-        """A server of this side. Every session has its own: processes forked from one have its layout in memory."""
-        one = self.ab.of(side)
-        folder = one.folder or (self.ab.working_folder if Path(self.ab.working_folder).is_dir() else None)
-        return Target(one.python, preload([planned(case, side)]), folder, one.paths, variables)
 
     def job(self, case: AbCase, side: SideName, number: int, target: Target, log: Path) -> dict[str, Any]:
         """What a side's process is asked to do, but for where its turns come from.
@@ -166,13 +166,51 @@ class AbRunner:
         return str(kept)
 
 
-class _Contender:
-    """A side of a session: a fresh interpreter, and the process that it forks for the case."""
+class _Servers:
+    """An interpreter of each side that has imported what a case needs, and forks a fresh process for each session.
 
-    def __init__(self, runner: AbRunner, case: AbCase, side: SideName, drawn: Draw, cpus: list[int] | None) -> None:
-        self._runner, self._case, self._side, self._number, self._cpus = runner, case, side, drawn.number, cpus
+    Both have one layout in memory. Each process that is forked moves what it allocates, so that it is another one where
+    speed hangs on it; the servers themselves are made anew every few sessions all the same (docs/regression-gate.md).
+    """
+
+    def __init__(self, ab: Ab) -> None:
+        self._ab = ab
+        self._stack = ExitStack()
+        self._group: tuple[str, int] | None = None
+        self._targets: dict[SideName, Target] = {}
+
+    def __enter__(self) -> _Servers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def of(self, case: AbCase, number: int) -> Mapping[SideName, Target]:
+        """Those of a session; started if they are not there yet, but not waited for."""
+        group = (case.id, number // SESSIONS_OF_A_SERVER)
+        if group != self._group:
+            self._stack.close()
+            variables = layout(f"{self._ab.seed} {group}")
+            start = start_order(f"{self._ab.seed} {case.id} servers", group[1])
+            self._targets = {side: self._stack.enter_context(self._target(case, side, variables)) for side in start}
+            self._group = group
+        return self._targets
+
+    def _target(self, case: AbCase, side: SideName, variables: Mapping[str, str]) -> Target:
+        one = self._ab.of(side)
+        folder = one.folder or (self._ab.working_folder if Path(self._ab.working_folder).is_dir() else None)
+        return Target(one.python, preload([planned(case, side)]), folder, one.paths, variables)
+
+
+class _Contender:
+    """A side of a session: the fresh process that its server forks for it."""
+
+    def __init__(
+        self, runner: AbRunner, target: Target, case: AbCase, side: SideName, drawn: Draw, cpus: list[int] | None
+    ) -> None:
+        self._runner, self._target, self._case, self._side = runner, target, case, side
+        self._drawn, self._cpus = drawn, cpus
         self._planned = planned(case, side)
-        self._target = runner.target(case, side, drawn.variables)
         self._log = runner.folder.log_path(case.id, side)
 
     @property
@@ -180,11 +218,10 @@ class _Contender:
         return self._planned.world_size
 
     def __enter__(self) -> _Contender:
-        self._target.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._target.__exit__()
+        self._target.kill_job()
 
     def ready(self) -> None:
         with suppress(UserError):  # it could import torch when the comparison began: this session fails, and no more
@@ -197,8 +234,10 @@ class _Contender:
         log = self._runner.folder.path / self._log
         deadline = self._planned.config["deadline_seconds"]
         try:
-            job = self._runner.job(self._case, self._side, self._number, self._target, log)
-            outcome = self._target.run(job | {"turns": socket, "cpus": self._cpus}, log, deadline, waited=waited)
+            job = self._runner.job(self._case, self._side, self._drawn.number, self._target, log)
+            outcome = self._target.run(
+                job | {"turns": socket, "cpus": self._cpus, "shift": self._drawn.shift}, log, deadline, waited=waited
+            )
         except BaseError as error:
             problem = Error(type="BaseError", message=f"training LoRA's base failed: {error}", hint="see its log")
             return Trained(status="failed", error=problem, log=self._log)

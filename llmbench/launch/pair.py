@@ -19,7 +19,7 @@ LEAVE_SECONDS = 60.0  # for a side that has had its last turn
 
 
 class Contender(Protocol):
-    """One side of a pair. Entering starts its process; leaving ends it and all that it started, whatever it does."""
+    """One side of a pair. Leaving ends its process and all that it started, whatever it does."""
 
     @property
     def ranks(self) -> int:

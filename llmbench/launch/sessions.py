@@ -19,6 +19,7 @@ from llmbench.results.ab_folder import AbFolder
 from llmbench.stats.ab import CaseVerdict, judged
 
 CPU_LOOK_SECONDS = 0.2
+MOST_PAGES = 2**16  # of 4 KiB: a quarter of a gigabyte of addresses, none of it ever touched
 PAGES, PADDING = "LLMBENCH_LAYOUT", "LLMBENCH_PADDING"
 
 Design = Literal["lockstep", "apart"]
@@ -32,6 +33,7 @@ class Draw:
         seed: of the order of turns.
         start: who is started first.
         variables: of the environment of both processes, see ``layout``.
+        shift: pages by which a process forked from another one moves what it allocates.
     """
 
     case: str
@@ -39,12 +41,14 @@ class Draw:
     seed: int
     start: Sequence[SideName]
     variables: Mapping[str, str]
+    shift: int
 
 
 def draw(ab: Ab, case: AbCase, number: int) -> Draw:
     """What the seed of the comparison says of one session."""
     seed = random.Random(f"{ab.seed} {case.id} {number}").getrandbits(32)
-    return Draw(case.id, number, seed, start_order(f"{ab.seed} {case.id}", number), layout(seed))
+    shift = random.Random(f"{seed} shift").randrange(MOST_PAGES)
+    return Draw(case.id, number, seed, start_order(f"{ab.seed} {case.id}", number), layout(str(seed)), shift)
 
 
 def start_order(seed: str, session: int) -> list[SideName]:
@@ -57,13 +61,13 @@ def start_order(seed: str, session: int) -> list[SideName]:
     return order[::-1] if session % 2 else order
 
 
-def layout(seed: int) -> dict[str, str]:
+def layout(seed: str) -> dict[str, str]:
     """Variables that give both processes of a session one layout in memory, drawn for it; see ``worker/layout.py``.
 
     The order of sets is part of it, unless the user has fixed that, and so is how much lies above the stack.
     """
     drawn = random.Random(f"{seed} layout")
-    found = {PAGES: str(drawn.randrange(2**16)), PADDING: "x" * drawn.randrange(mmap.PAGESIZE)}
+    found = {PAGES: str(drawn.randrange(MOST_PAGES)), PADDING: "x" * drawn.randrange(mmap.PAGESIZE)}
     return found if "PYTHONHASHSEED" in os.environ else found | {"PYTHONHASHSEED": str(drawn.getrandbits(32))}
 
 

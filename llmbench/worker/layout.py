@@ -33,10 +33,15 @@ def lay_out() -> None:
             return
         arguments = getattr(sys, "orig_argv", ["", *sys.argv])[1:]  # since Python 3.10 with the interpreter's own
         os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
-    size = mmap.PAGESIZE * int(pages)
+    shift(int(pages))
+
+
+def shift(pages: int) -> None:
+    """Moves all that is allocated from now on, large or small."""
+    size = mmap.PAGESIZE * pages
     if size:
         _kept.append(mmap.mmap(-1, size, prot=0))  # whatever is mapped from now on lies below
-        libc.sbrk(ctypes.c_ssize_t(size))  # and what the heap still gets, above
+        ctypes.CDLL(None).sbrk(ctypes.c_ssize_t(size))  # and what the heap still gets, above
 
 
 def is_fixed() -> bool:

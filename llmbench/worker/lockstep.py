@@ -8,7 +8,7 @@ from typing import Any
 from llmbench.worker.assemble import assemble
 from llmbench.worker.device import Device
 from llmbench.worker.events import Events, enter
-from llmbench.worker.layout import is_fixed
+from llmbench.worker.layout import is_fixed, shift
 from llmbench.worker.measure.load import LoadMeter
 from llmbench.worker.measure.memory import MemoryMeter
 from llmbench.worker.turns import Turns
@@ -21,13 +21,15 @@ def run_turns(job: dict[str, Any], events: Events) -> dict[str, Any]:
     """Trains a case whenever it is its turn; of a parallel case, what one rank does.
 
     Args:
-        job: as for ``run_case``, with ``turns`` (path of the socket), ``side`` and ``cpus`` (to be pinned to, or None).
+        job: as for ``run_case``, with ``turns`` (path of the socket), ``side``, ``cpus`` (to be pinned to, or None)
+            and ``shift`` (pages by which what is allocated moves).
 
     Returns:
         ``losses`` of all training steps, ``memory``, ``facts``, ``load`` and ``rank``.
     """
     if job["cpus"]:
         os.sched_setaffinity(0, job["cpus"])
+    shift(job["shift"])
     device = Device(job["device"])
     world = join(job["mode"], job["config"], device)
     turns = Turns(job["turns"], job["side"], world.rank)

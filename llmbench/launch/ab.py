@@ -78,7 +78,7 @@ class AbRunner:
         self._data = data
         self._progress = progress
         self._always_apart = always_apart
-        self._servers = _Servers(ab)
+        self.servers = _Servers(ab)
         self._base_lock = threading.Lock()
 
     def execute(self) -> None:
@@ -86,7 +86,7 @@ class AbRunner:
         try:
             with (
                 tempfile.TemporaryDirectory(prefix="llmbench-inductor-", ignore_cleanup_errors=True) as compiled,
-                self._servers,
+                self.servers,
             ):
                 self._compiled = Path(compiled)
                 for number, case in enumerate(self.ab.cases, start=1):
@@ -113,7 +113,7 @@ class AbRunner:
     def hold(self, case: AbCase, number: int, design: Design) -> AbSession:
         """One session; it is not kept."""
         drawn, cpus = draw(self.ab, case, number), _cpus(case, self.ab.device)
-        targets = self._servers.of(case, number)
+        targets = self.servers.of(case, number)
         contenders = {side: _Contender(self, targets[side], case, side, drawn, cpus) for side in SIDES}
         return hold(drawn, contenders, self.ab.rounds, design, cpus)
 

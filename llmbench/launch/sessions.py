@@ -19,7 +19,7 @@ from llmbench.results.ab_folder import AbFolder
 from llmbench.stats.ab import CaseVerdict, judged
 
 CPU_LOOK_SECONDS = 0.2
-MOST_PAGES = 2**16  # of 4 KiB: a quarter of a gigabyte of addresses, none of it ever touched
+MOST_PAGES = 2**14  # of 4 KiB: 64 MiB of addresses, none of which is ever touched
 PAGES, PADDING = "LLMBENCH_LAYOUT", "LLMBENCH_PADDING"
 
 Design = Literal["lockstep", "apart"]

@@ -13,13 +13,17 @@ import ctypes
 import mmap
 import os
 import sys
+from itertools import pairwise
 
 PAGES = "LLMBENCH_LAYOUT"
 """Variable: pages by which the heap and all that is mapped are shifted. Not there: the kernel draws."""
 
 _NO_RANDOMIZE = 0x0040000
 _ASK = 0xFFFFFFFF
-_kept: list[mmap.mmap] = []
+_FIXED = 0x100000  # MAP_FIXED_NOREPLACE (Linux 4.17): it has no name in Python's mmap
+_FAR = ["[vsyscall]\n"]
+GRAIN = 2**26
+"""Bytes. What two sides have allocated before they are placed must differ by less than this."""
 
 
 def lay_out() -> None:
@@ -33,15 +37,47 @@ def lay_out() -> None:
             return
         arguments = getattr(sys, "orig_argv", ["", *sys.argv])[1:]  # since Python 3.10 with the interpreter's own
         os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
-    shift(int(pages))
+    place(int(pages))
 
 
-def shift(pages: int) -> None:
-    """Moves all that is allocated from now on, large or small."""
+def place(pages: int) -> None:
+    """Moves all that is allocated from now on to a place that does not depend on what was allocated so far.
+
+    What is mapped comes to lie below a multiple of ``GRAIN`` bytes, the heap above one, each by so many pages: two
+    processes whose code differs a little before this still agree on what comes after it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = libc.sbrk.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    libc.sbrk.argtypes = [ctypes.c_ssize_t]
     size = mmap.PAGESIZE * pages
-    if size:
-        _kept.append(mmap.mmap(-1, size, prot=0))  # whatever is mapped from now on lies below
-        ctypes.CDLL(None).sbrk(ctypes.c_ssize_t(size))  # and what the heap still gets, above
+    free = _map(libc, None, 2 * GRAIN)  # too large for a gap between libraries: below all that there is so far
+    libc.munmap(free, 2 * GRAIN)
+    lowest = free + 2 * GRAIN
+    begin = lowest // GRAIN * GRAIN - size
+    for gap in [(begin, lowest), *_gaps(lowest)]:
+        _map(libc, gap[0], gap[1] - gap[0])  # the kernel maps downwards, and fills gaps first; none of it is touched
+    top = libc.sbrk(0)
+    libc.sbrk(-(-top // GRAIN) * GRAIN + size - top)
+
+
+def _gaps(lowest: int) -> list[tuple[int, int]]:
+    """What is free between mappings, from an address up to the highest library (proc(5), /proc/pid/maps)."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        lines = [line.split(maxsplit=5) for line in file]
+    ranges = [[int(end, 16) for end in line[0].split("-")] for line in lines if line[5:] not in (["[stack]\n"], _FAR)]
+    mapped = [(lowest, lowest), *((begin, end) for begin, end in ranges if begin >= lowest)]
+    return [(one[1], other[0]) for one, other in pairwise(mapped) if one[1] < other[0]]
+
+
+def _map(libc: ctypes.CDLL, at: int | None, size: int) -> int:
+    """Addresses that nobody may use, anywhere or in a place that is known to be free."""
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (_FIXED if at is not None else 0)
+    found: int | None = libc.mmap(at, size, 0, kind, -1, 0)
+    if found is None or found == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "no address space for a layout")
+    return found
 
 
 def is_fixed() -> bool:

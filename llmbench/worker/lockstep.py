@@ -8,7 +8,7 @@ from typing import Any
 from llmbench.worker.assemble import assemble
 from llmbench.worker.device import Device
 from llmbench.worker.events import Events, enter
-from llmbench.worker.layout import is_fixed, shift
+from llmbench.worker.layout import is_fixed, place
 from llmbench.worker.measure.load import LoadMeter
 from llmbench.worker.measure.memory import MemoryMeter
 from llmbench.worker.turns import Turns
@@ -29,7 +29,7 @@ def run_turns(job: dict[str, Any], events: Events) -> dict[str, Any]:
     """
     if job["cpus"]:
         os.sched_setaffinity(0, job["cpus"])
-    shift(job["shift"])
+    place(job["shift"])
     device = Device(job["device"])
     world = join(job["mode"], job["config"], device)
     turns = Turns(job["turns"], job["side"], world.rank)

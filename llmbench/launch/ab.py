@@ -114,8 +114,11 @@ class AbRunner:
         """One session; it is not kept."""
         drawn, cpus = draw(self.ab, case, number), _cpus(case, self.ab.device)
         targets = self.servers.of(case, number)
-        contenders = {side: _Contender(self, targets[side], case, side, drawn, cpus) for side in SIDES}
-        return hold(drawn, contenders, self.ab.rounds, design, cpus)
+        pairs = [
+            {side: _Contender(self, targets[side], case, side, drawn, shift, cpus) for side in SIDES}
+            for shift in drawn.shifts
+        ]
+        return hold(drawn, pairs, self.ab.rounds, design, cpus)
 
     def _design(self, sessions: Sequence[AbSession]) -> Design:
         ran_out = any(one.of(side).status == OUT_OF_MEMORY for one in sessions for side in SIDES)
@@ -206,10 +209,17 @@ class _Contender:
     """A side of a session: the fresh process that its server forks for it."""
 
     def __init__(
-        self, runner: AbRunner, target: Target, case: AbCase, side: SideName, drawn: Draw, cpus: list[int] | None
+        self,
+        runner: AbRunner,
+        target: Target,
+        case: AbCase,
+        side: SideName,
+        drawn: Draw,
+        shift: int,
+        cpus: list[int] | None,
     ) -> None:
         self._runner, self._target, self._case, self._side = runner, target, case, side
-        self._drawn, self._cpus = drawn, cpus
+        self._drawn, self._shift, self._cpus = drawn, shift, cpus
         self._planned = planned(case, side)
         self._log = runner.folder.log_path(case.id, side)
 
@@ -236,7 +246,7 @@ class _Contender:
         try:
             job = self._runner.job(self._case, self._side, self._drawn.number, self._target, log)
             outcome = self._target.run(
-                job | {"turns": socket, "cpus": self._cpus, "shift": self._drawn.shift}, log, deadline, waited=waited
+                job | {"turns": socket, "cpus": self._cpus, "shift": self._shift}, log, deadline, waited=waited
             )
         except BaseError as error:
             problem = Error(type="BaseError", message=f"training LoRA's base failed: {error}", hint="see its log")

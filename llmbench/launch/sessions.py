@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import random
@@ -12,13 +13,14 @@ from typing import Literal
 
 import psutil
 
-from llmbench.launch.pair import Contender, apart, in_turns
+from llmbench.launch.pair import Contender, Session, apart, in_turns
 from llmbench.launch.record import utc_now
 from llmbench.results.ab import SIDES, Ab, AbCase, AbSession, SideName
 from llmbench.results.ab_folder import AbFolder
 from llmbench.stats.ab import CaseVerdict, judged
 
 CPU_LOOK_SECONDS = 0.2
+PAIRS = 2
 MOST_PAGES = 2**14  # of 4 KiB: 64 MiB of addresses, none of which is ever touched
 PAGES, PADDING = "LLMBENCH_LAYOUT", "LLMBENCH_PADDING"
 
@@ -33,7 +35,7 @@ class Draw:
         seed: of the order of turns.
         start: who is started first.
         variables: of the environment of both processes, see ``layout``.
-        shift: pages by which a process forked from another one moves what it allocates.
+        shifts: pages by which processes forked from others move what they allocate, of each pair of the session.
     """
 
     case: str
@@ -41,14 +43,14 @@ class Draw:
     seed: int
     start: Sequence[SideName]
     variables: Mapping[str, str]
-    shift: int
+    shifts: Sequence[int]
 
 
 def draw(ab: Ab, case: AbCase, number: int) -> Draw:
     """What the seed of the comparison says of one session."""
     seed = random.Random(f"{ab.seed} {case.id} {number}").getrandbits(32)
-    shift = random.Random(f"{seed} shift").randrange(MOST_PAGES)
-    return Draw(case.id, number, seed, start_order(f"{ab.seed} {case.id}", number), layout(str(seed)), shift)
+    shifts = random.Random(f"{seed} shifts").sample(range(MOST_PAGES), PAIRS)
+    return Draw(case.id, number, seed, start_order(f"{ab.seed} {case.id}", number), layout(str(seed)), shifts)
 
 
 def start_order(seed: str, session: int) -> list[SideName]:
@@ -81,16 +83,24 @@ def idlest(needed: int) -> list[int] | None:
 
 
 def hold(
-    drawn: Draw, contenders: Mapping[SideName, Contender], rounds: int, design: Design, cpus: list[int] | None
+    drawn: Draw, pairs: Sequence[Mapping[SideName, Contender]], rounds: int, design: Design, cpus: list[int] | None
 ) -> AbSession:
     """One session, however it ends.
 
     Args:
+        pairs: of processes; each does its part of the rounds, and the order of start is turned round from one to the
+            next. Where the layouts of the sides differ, two pairs are half as far from the truth as one twice as long.
         cpus: to which both sides pin themselves, for the record.
     """
     started_at, begin = utc_now(), time.monotonic()
-    pair = in_turns if design == "lockstep" else apart
-    session = pair(contenders, drawn.start, rounds, random.Random(drawn.seed))
+    order, session = random.Random(drawn.seed), Session()
+    for place, contenders in enumerate(pairs):
+        start = drawn.start[::-1] if place % 2 else drawn.start
+        part = math.ceil(rounds / len(pairs))
+        found = (in_turns if design == "lockstep" else apart)(contenders, start, part, order)
+        session = Session(session.rounds + found.rounds, found.trained)
+        if any(trained.status != "ok" for trained in found.trained.values()):
+            break
     return AbSession(
         case=drawn.case,
         session=drawn.number,

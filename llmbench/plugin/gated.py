@@ -52,7 +52,7 @@ class GatedTest:
         drawn = draw(self.ab, self._case, len(sessions))
         cpus = idlest(self._rules.cpus) if self._rules.cpus else None
         contenders = {side: self._contender(side, drawn, cpus) for side in SIDES}
-        session = hold(drawn, contenders, self.ab.rounds, "lockstep", cpus)
+        session = hold(drawn, [contenders], self.ab.rounds, "lockstep", cpus)
         self.skipped = {side: one.skipped for side, one in contenders.items() if one.skipped is not None}
         if all(one.machine for one in contenders.values()):
             self._describe({side: one.machine for side, one in contenders.items()})

@@ -14,7 +14,7 @@ from llmbench.worker.measure.memory import MemoryMeter
 from llmbench.worker.turns import Turns
 from llmbench.worker.world import join
 
-WARM_UP_STEPS = 10
+WARM_UP_STEPS = 6
 
 
 def run_turns(job: dict[str, Any], events: Events) -> dict[str, Any]:

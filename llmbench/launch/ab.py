@@ -78,7 +78,7 @@ class AbRunner:
         self._data = data
         self._progress = progress
         self._always_apart = always_apart
-        self.servers = _Servers(ab)
+        self.servers = _Servers()
         self._base_lock = threading.Lock()
 
     def execute(self) -> None:
@@ -113,7 +113,7 @@ class AbRunner:
     def hold(self, case: AbCase, number: int, design: Design) -> AbSession:
         """One session; it is not kept."""
         drawn, cpus = draw(self.ab, case, number), _cpus(case, self.ab.device)
-        targets = self.servers.of(case, number)
+        targets = self.servers.of(self.ab, case, number)
         pairs = [
             {side: _Contender(self, targets[side], case, side, drawn, shift, cpus) for side in SIDES}
             for shift in drawn.shifts
@@ -176,8 +176,7 @@ class _Servers:
     speed hangs on it; the servers themselves are made anew every few sessions all the same (docs/regression-gate.md).
     """
 
-    def __init__(self, ab: Ab) -> None:
-        self._ab = ab
+    def __init__(self) -> None:
         self._stack = ExitStack()
         self._group: tuple[str, int] | None = None
         self._targets: dict[SideName, Target] = {}
@@ -188,20 +187,20 @@ class _Servers:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def of(self, case: AbCase, number: int) -> Mapping[SideName, Target]:
+    def of(self, ab: Ab, case: AbCase, number: int) -> Mapping[SideName, Target]:
         """Those of a session; started if they are not there yet, but not waited for."""
         group = (case.id, number // SESSIONS_OF_A_SERVER)
         if group != self._group:
             self._stack.close()
-            variables = layout(f"{self._ab.seed} {group}")
-            start = start_order(f"{self._ab.seed} {case.id} servers", group[1])
-            self._targets = {side: self._stack.enter_context(self._target(case, side, variables)) for side in start}
+            variables = layout(f"{ab.seed} {group}")
+            start = start_order(f"{ab.seed} {case.id} servers", group[1])
+            self._targets = {side: self._stack.enter_context(self._target(ab, case, side, variables)) for side in start}
             self._group = group
         return self._targets
 
-    def _target(self, case: AbCase, side: SideName, variables: Mapping[str, str]) -> Target:
-        one = self._ab.of(side)
-        folder = one.folder or (self._ab.working_folder if Path(self._ab.working_folder).is_dir() else None)
+    def _target(self, ab: Ab, case: AbCase, side: SideName, variables: Mapping[str, str]) -> Target:
+        one = ab.of(side)
+        folder = one.folder or (ab.working_folder if Path(ab.working_folder).is_dir() else None)
         return Target(one.python, preload([planned(case, side)]), folder, one.paths, variables)
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from llmbench.cli.progress import Quiet
-from llmbench.launch import pair
+from llmbench.launch import pair, sessions
 from llmbench.launch.ab import AbRunner
 from llmbench.launch.ab import Request as AbRequest
 from llmbench.launch.ab import resume as resume_ab
@@ -216,6 +216,9 @@ def compare(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.Mon
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(pair, "TURN_SECONDS", 0.002)
+    monkeypatch.setattr(
+        sessions, "PAIRS", 1
+    )  # a session of one pair is as good as one of two, and what it did is plain
     made = Compare(tmp_path, monkeypatch)
     yield made
     wait_for(lambda: not made.processes(), 20)

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from llmbench.errors import UserError
-from llmbench.launch import ab, pair
-from llmbench.results.ab import SIDES
+from llmbench.launch import pair, sessions
+from llmbench.launch.ab import start
+from llmbench.results.ab import SIDES, AbGate
 from llmbench.results.ab_folder import AbFolder
 from llmbench.results.store import RunFolder
+from llmbench.worker.lockstep import WARM_UP_STEPS
 from tests.conftest import Command, records_of, wait_for
 
 from .conftest import QUICK, QUICK_TORCH, ROUNDS, Compare
@@ -34,7 +36,7 @@ def test_the_token_is_held_by_one_side_only(compare: Compare) -> None:
     assert session.whole
     marked = {side: steps_of(compare, side) for side in SIDES}
     # After both warm-ups, no two steps of different sides at any time.
-    turns = [(*step, side) for side in SIDES for step in marked[side][10:]]
+    turns = [(*step, side) for side in SIDES for step in marked[side][WARM_UP_STEPS:]]
     turns.sort()
     assert all(end <= begin for (_, end, _), (begin, _, _) in pairwise(turns))
     per_turn = {len(turn.steps) for one in session.rounds for turn in (one.base, one.cand)}
@@ -42,7 +44,7 @@ def test_the_token_is_held_by_one_side_only(compare: Compare) -> None:
     (steps,) = per_turn
     assert steps >= pair.SHORTEST_TURN
     assert len(session.rounds) == ROUNDS
-    assert [len(marked[side]) for side in SIDES] == [10 + ROUNDS * steps] * 2
+    assert [len(marked[side]) for side in SIDES] == [WARM_UP_STEPS + ROUNDS * steps] * 2
     order = [side for _, _, side in turns[::steps]]
     assert order == [side for one in session.rounds for side in (one.first, {"base": "cand"}.get(one.first, "base"))]
 
@@ -126,9 +128,9 @@ def test_identical_sides_are_the_same(compare: Compare) -> None:
     assert found.ab.status == "done"
 
 
-def gate(**changes: object) -> ab.AbGate:
+def gate(**changes: object) -> AbGate:
     values = {"tolerance": 0.01, "limit": 0.05, "alpha": 0.01, "beta": 0.05, "looks": [3, 5, 8, 12, 20]}
-    return ab.AbGate(**(values | changes))
+    return AbGate(**(values | changes))
 
 
 def test_what_is_three_times_as_slow_is_seen_at_the_first_look(compare: Compare) -> None:
@@ -155,7 +157,7 @@ def test_no_session_is_begun_that_would_outlast_the_budget(compare: Compare, mon
     """By a clock of its own: each session takes 10 s of it."""
     now = [0.0]
     runner = compare.start(budget_seconds=25.0, gate=gate())
-    session = runner._session
+    session = runner.hold
 
     class Clock:
         @staticmethod
@@ -167,8 +169,8 @@ def test_no_session_is_begun_that_would_outlast_the_budget(compare: Compare, mon
         now[0] += 10.0
         return found.model_copy(update={"seconds": 10.0})
 
-    monkeypatch.setattr(ab, "time", Clock)
-    monkeypatch.setattr(runner, "_session", slow)
+    monkeypatch.setattr(sessions, "time", Clock)
+    monkeypatch.setattr(runner, "hold", slow)
     runner.execute()
     assert len(compare.sessions()) == 2
 
@@ -177,7 +179,7 @@ def test_a_machine_that_is_too_noisy_is_left_early(compare: Compare, monkeypatch
     """Each session is of another speed of the candidate, as if others had the machine."""
     speeds = cycle([9.0, 1 / 9])
     runner = compare.start(gate=gate())
-    session = runner._session
+    session = runner.hold
 
     def noisy(*arguments: object) -> object:
         speed = next(speeds)
@@ -199,7 +201,7 @@ def test_a_machine_that_is_too_noisy_is_left_early(compare: Compare, monkeypatch
         ]
         return found.model_copy(update={"rounds": rounds})
 
-    monkeypatch.setattr(runner, "_session", noisy)
+    monkeypatch.setattr(runner, "hold", noisy)
     runner.execute()
     found = compare.found()
     assert len(compare.sessions()) < 12
@@ -393,7 +395,7 @@ def test_ranks_take_turns(compare: Compare) -> None:
     compare.out = compare.out.with_name("killed")
     request = compare.request(budget_seconds=0.001)
     request.cases[0] = request.cases[0].model_copy(update={"base": healthy.base})
-    runner = ab.start(request, compare.progress)
+    runner = start(request, compare.progress)
     runner.execute()
     (session,) = compare.sessions()
     assert session.base.status == "aborted"

@@ -13,7 +13,7 @@ import ctypes
 import mmap
 import os
 import sys
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 PAGES = "LLMBENCH_LAYOUT"
 """Variable: pages by which the heap and all that is mapped are shifted. Not there: the kernel draws."""
@@ -21,7 +21,6 @@ PAGES = "LLMBENCH_LAYOUT"
 _NO_RANDOMIZE = 0x0040000
 _ASK = 0xFFFFFFFF
 _FIXED = 0x100000  # MAP_FIXED_NOREPLACE (Linux 4.17): it has no name in Python's mmap
-_FAR = ["[vsyscall]\n"]
 GRAIN = 2**26
 """Bytes. What two sides have allocated before they are placed must differ by less than this."""
 
@@ -41,11 +40,13 @@ def lay_out() -> None:
 
 
 def place(pages: int) -> None:
-    """Moves all that is allocated from now on to a place that does not depend on what was allocated so far.
+    """Moves all that is allocated from now on to a place that does not depend on what was allocated so far (Linux).
 
     What is mapped comes to lie below a multiple of ``GRAIN`` bytes, the heap above one, each by so many pages: two
     processes whose code differs a little before this still agree on what comes after it.
     """
+    if not sys.platform.startswith("linux"):
+        return
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = libc.sbrk.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -63,10 +64,13 @@ def place(pages: int) -> None:
 
 
 def _gaps(lowest: int) -> list[tuple[int, int]]:
-    """What is free between mappings, from an address up to the highest library (proc(5), /proc/pid/maps)."""
+    """What is free between mappings, from an address up to the last one below the stack (proc(5), /proc/pid/maps).
+
+    What is next to the stack is left to it; some kernels map their own pages above it.
+    """
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-        lines = [line.split(maxsplit=5) for line in file]
-    ranges = [[int(end, 16) for end in line[0].split("-")] for line in lines if line[5:] not in (["[stack]\n"], _FAR)]
+        below = list(takewhile(lambda line: "[stack]" not in line, file))
+    ranges = [[int(end, 16) for end in line.split(maxsplit=1)[0].split("-")] for line in below]
     mapped = [(lowest, lowest), *((begin, end) for begin, end in ranges if begin >= lowest)]
     return [(one[1], other[0]) for one, other in pairwise(mapped) if one[1] < other[0]]
 

@@ -71,7 +71,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typecheck(session: nox.Session) -> None:
     """Types, without torch: the target side sees it as Any."""
-    session.install(*CONSTRAINTS, ".", "mypy", "types-psutil", "nox")
+    session.install(*CONSTRAINTS, ".", "mypy", "types-psutil", "nox", "pytest")
     session.run("mypy")
 
 

@@ -13,6 +13,7 @@ import ctypes
 import mmap
 import os
 import sys
+from contextlib import suppress
 from itertools import pairwise, takewhile
 
 PAGES = "LLMBENCH_LAYOUT"
@@ -43,7 +44,8 @@ def place(pages: int) -> None:
     """Moves all that is allocated from now on to a place that does not depend on what was allocated so far (Linux).
 
     What is mapped comes to lie below a multiple of ``GRAIN`` bytes, the heap above one, each by so many pages: two
-    processes whose code differs a little before this still agree on what comes after it.
+    processes whose code differs a little before this still agree on what comes after it. Where the address space is
+    limited (``ulimit -v``) it stays as it is: sessions then differ by more, and the record says by how much.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -53,12 +55,13 @@ def place(pages: int) -> None:
     libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     libc.sbrk.argtypes = [ctypes.c_ssize_t]
     size = mmap.PAGESIZE * pages
-    free = _map(libc, None, 2 * GRAIN)  # too large for a gap between libraries: below all that there is so far
-    libc.munmap(free, 2 * GRAIN)
-    lowest = free + 2 * GRAIN
-    begin = lowest // GRAIN * GRAIN - size
-    for gap in [(begin, lowest), *_gaps(lowest)]:
-        _map(libc, gap[0], gap[1] - gap[0])  # the kernel maps downwards, and fills gaps first; none of it is touched
+    with suppress(OSError):
+        free = _map(libc, None, 2 * GRAIN)  # too large for a gap between libraries: below all that there is so far
+        libc.munmap(free, 2 * GRAIN)
+        lowest = free + 2 * GRAIN
+        begin = lowest // GRAIN * GRAIN - size
+        for gap in [(begin, lowest), *_gaps(lowest)]:
+            _map(libc, gap[0], gap[1] - gap[0])  # the kernel maps downwards, fills gaps first; none of it is touched
     top = libc.sbrk(0)
     libc.sbrk(-(-top // GRAIN) * GRAIN + size - top)
 

@@ -80,3 +80,46 @@ def test_the_seed_decides_and_a_hash_seed_of_the_user_stays(monkeypatch: pytest.
     assert "PYTHONHASHSEED" in layout(1)
     monkeypatch.setenv("PYTHONHASHSEED", "7")
     assert "PYTHONHASHSEED" not in layout(1)
+
+
+# What the test's argument names is told of the maps; the stack must then have room for a deep recursion in C.
+DEEP = """
+import sys
+from llmbench.worker import layout
+lines = open("/proc/self/maps").read().splitlines(keepends=True)
+stack = next(place for place, line in enumerate(lines) if "[stack]" in line)
+begin = int(lines[stack].split("-")[1].split()[0], 16) + 2**20
+own = [f"{begin:x}-{begin + 4096:x} r--p 00000000 00:00 0 [vvar]\\n"] if sys.argv[1] == "above" else []
+class Maps(list):
+    def __enter__(self): return self
+    def __exit__(self, *_): return None
+layout.open = lambda *_, **__: Maps(lines[: stack + 1] + own + lines[stack + 1 :])
+layout.place(5)
+def deep(left): return sorted([left], key=lambda _: deep(left - 1) if left else 0)
+sys.setrecursionlimit(100_000)
+print(len(deep(1500)))
+"""
+
+
+@pytest.mark.parametrize("pages", ["as they are", "above"])
+def test_the_stack_keeps_its_room_wherever_the_kernel_has_its_own_pages(pages: str) -> None:
+    """Also where the kernel draws the layout itself, as in a container that forbids anything else."""
+    command = [sys.executable, "-c", DEEP, pages]
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=START.parents[2])
+        assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+LIMITED = """
+import resource
+from llmbench.worker import layout
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**25, size + 2**25))
+layout.place(5)
+print("goes on")
+"""
+
+
+def test_with_little_address_space_the_process_goes_on() -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, cwd=START.parents[2])
+    assert (done.returncode, done.stdout) == (0, "goes on\n"), done.stderr

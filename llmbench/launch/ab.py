@@ -335,12 +335,13 @@ def resume(folder: AbFolder, budget_seconds: float | None, progress: Progress, *
         UserError: the data or an environment is no longer what it was, what is there cannot be read, or another process
             adds sessions just now.
     """
-    if not folder.read().data:
+    ab = folder.read()
+    if not ab.data:
         raise UserError(f"{folder.path} was made by pytest, and not by this command", "run its tests again")
     for side in SIDES:
-        _still_there(folder.read().of(side))
+        _still_there(ab.of(side))
     folder.claim()
-    ab = folder.read()
+    ab = folder.read()  # what it was before, another one may have changed
     if ab.schema_version > SCHEMA_VERSION:  # what it says and we do not know would be lost
         raise UserError(
             f"{folder.path}: schema_version {ab.schema_version} is newer than {SCHEMA_VERSION}, the newest known here",

@@ -44,7 +44,7 @@ def diagnose(case: Case, outcome: Outcome, deadline: float) -> tuple[Status, Err
         return "failed", Error(
             type="ServerDied",
             message=f"the server process that forks the cases died in phase {outcome.phase}",
-            hint="`llmbench run --resume` repeats the case; `llmbench doctor` if it happens again",
+            hint="`--resume` repeats it; `llmbench doctor` if it happens again",
         )
     if outcome.code < 0:
         return _killed(case, outcome, -outcome.code)

@@ -1,7 +1,8 @@
-"""One session: a pair of fresh processes that train in turns, or one after the other."""
+"""A pair of fresh processes that train in turns, or one after the other."""
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from llmbench.launch.turns import Conductor, SideGoneError, steps_of_a_turn
+from llmbench.launch.turns import Conductor, SideGoneError, of_all, steps_of_a_turn
 from llmbench.results.ab import SIDES, Round, SideName, Trained, Turn
 from llmbench.results.schema import Error
 
@@ -137,13 +138,11 @@ def apart(
 
 def joined(turns: Sequence[Turn]) -> Turn:
     """Turns of one side, one after the other, as one."""
-    waited = [turn.waited for turn in turns if turn.waited is not None]
-    cpu = [turn.cpu for turn in turns if turn.cpu is not None]
     return Turn(
         steps=[seconds for turn in turns for seconds in turn.steps],
-        wall=sum(turn.wall for turn in turns),
-        cpu=sum(cpu) if len(cpu) == len(turns) else None,
-        waited=sum(waited) if len(waited) == len(turns) else None,
+        wall=math.fsum(turn.wall for turn in turns),
+        cpu=of_all(math.fsum, [turn.cpu for turn in turns]),
+        waited=of_all(math.fsum, [turn.waited for turn in turns]),
     )
 
 

@@ -89,7 +89,8 @@ def hold(
 
     Args:
         pairs: of processes; each does its part of the rounds, and the order of start is turned round from one to the
-            next. Where the layouts of the sides differ, two pairs are half as far from the truth as one twice as long.
+            next. Where the code makes the layouts of the sides differ, their mean is nearer to the truth than one pair
+            with as many rounds.
         cpus: to which both sides pin themselves, for the record.
     """
     started_at, begin = utc_now(), time.monotonic()

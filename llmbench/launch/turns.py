@@ -15,7 +15,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -178,14 +178,18 @@ def _folder_for_a_socket() -> str:
 def merged(turns: list[dict[str, Any]]) -> Turn:
     """A turn of several ranks as one: step by step the slowest, all their CPU time, the longest wait."""
     found = [Turn.model_validate(turn) for turn in turns]
-    waited = [turn.waited for turn in found if turn.waited is not None]
-    cpu = [turn.cpu for turn in found if turn.cpu is not None]
     return Turn(
         steps=[max(seconds) for seconds in zip(*(turn.steps for turn in found), strict=True)],
         wall=max(turn.wall for turn in found),
-        cpu=math.fsum(cpu) if len(cpu) == len(found) else None,
-        waited=max(waited) if len(waited) == len(found) else None,
+        cpu=of_all(math.fsum, [turn.cpu for turn in found]),
+        waited=of_all(max, [turn.waited for turn in found]),
     )
+
+
+def of_all(combine: Callable[[Sequence[float]], float], values: Sequence[float | None]) -> float | None:
+    """What is known only if each of them tells."""
+    known = [value for value in values if value is not None]
+    return combine(known) if len(known) == len(values) else None
 
 
 def steps_of_a_turn(seconds: Mapping[SideName, float], *, shortest: int, turn_seconds: float) -> int:

@@ -57,7 +57,7 @@ class Trained(Part):
 
 
 class AbSession(Part):
-    """A pair of fresh processes: a line of ``sessions.jsonl``."""
+    """A line of ``sessions.jsonl``: pairs of fresh processes, one after the other, each with its part of the rounds."""
 
     schema_version: int = SCHEMA_VERSION
     case: str

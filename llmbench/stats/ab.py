@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Literal, get_args
 
 from llmbench.results.ab import Ab, AbCase, AbGate, AbSession, SideName
 from llmbench.stats.gates import LossChange, MemoryChange, loss_change, memory_change
-from llmbench.stats.lockstep import METRICS, Difference, Gate, differences, given_up, judge, settled
+from llmbench.stats.lockstep import METRICS, Difference, Gate, TimeMetric, differences, given_up, judge, settled
 from llmbench.stats.student import quantile
+from llmbench.stats.verdicts import final
 from llmbench.suite.cases import from_plan
 
-Metric = Literal["step", "total", "memory", "loss"]
+Metric = TimeMetric | Literal["memory", "loss"]
 Outcome = Literal[
     "broken", "slower", "more", "changed", "no base", "inconclusive", "faster", "less", "declared", "same"
 ]  # fmt: skip
@@ -25,15 +26,12 @@ Outcome = Literal[
 ``broken``: the candidate failed; ``no base``: the base did. ``more`` and ``less`` are of memory, ``changed`` and
 ``declared`` of the loss; ``same`` of the loss is bitwise, or within what the arithmetic explains.
 """
-OUTCOMES: tuple[Outcome, ...] = (
-    "broken", "slower", "more", "changed", "no base", "inconclusive", "faster", "less", "declared", "same",
-)  # fmt: skip
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 WORSE: frozenset[Outcome] = frozenset({"broken", "slower", "more", "changed"})
 UNTOLD: frozenset[Outcome] = frozenset({"no base", "inconclusive"})
 BASE_FAILED = 3  # exit code
 
 LEAST_SESSIONS_OF_MARGIN = 5  # to tell whether final losses agree within a margin
-TAIL = 10  # the final loss is the mean of the last tenth of the training
 _OUT_OF_MEMORY = "oom"
 
 
@@ -232,8 +230,7 @@ def course(ab: Ab, case: CaseVerdict, metric: Metric) -> tuple[list[float], list
 
 
 def _at(values: Sequence[Mapping[str, float]], gate: Gate) -> dict[Metric, Difference]:
-    names: tuple[Metric, ...] = ("step", "total")
-    judged_ = {metric: judge([value[metric] for value in values], gate) for metric in names}
+    judged_ = {metric: judge([value[metric] for value in values], gate) for metric in METRICS}
     return {metric: one for metric, one in judged_.items() if one is not None}
 
 
@@ -320,9 +317,8 @@ def _within_margin(case: str, sessions: Sequence[AbSession], seconds: float, lim
 
 
 def _final(loss: Sequence[float | None]) -> float | None:
-    tail = loss[-max(1, len(loss) // TAIL) :]
-    known = [value for value in tail if value is not None and math.isfinite(value)]
-    return fmean(known) if known and len(known) == len(tail) else None
+    value = final([math.nan if one is None else one for one in loss]) if loss else math.nan
+    return value if math.isfinite(value) else None
 
 
 def _loss_is_in(ab: Ab, rows: Sequence[Row], whole: Sequence[AbSession], gate: Gate) -> bool:

@@ -1,7 +1,7 @@
 """Whether one side trains slower than the other, from sessions in which both took turns.
 
-A session is a pair of fresh processes, and the unit of every test: its steps are as alike as the processes are. Each
-session gives two differences of logarithms (candidate over base), the steady and the total one, see ``differences``.
+A session is a few pairs of fresh processes, and the unit of every test: its steps are as alike as the processes are. It
+gives two differences of logarithms (candidate over base), the steady and the total one, see ``differences``.
 They are looked at after a few sessions, and again after each that follows, so that the comparison ends as soon as the
 verdict is in: the more looks, the further a difference has to stand out at each (``boundary``).
 """
@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Literal
+from typing import Literal, get_args
 
 from llmbench.results.ab import Round, Turn
 from llmbench.stats.sequential import LOOKS, boundary
@@ -20,7 +20,8 @@ from llmbench.stats.student import quantile
 
 Verdict = Literal["faster", "same", "slower", "inconclusive"]
 
-METRICS = ("step", "total")
+TimeMetric = Literal["step", "total"]
+METRICS: tuple[TimeMetric, ...] = get_args(TimeMetric)
 POWER = 0.80  # of the smallest slowdown that is told beside a verdict
 
 SHORTEST, LONGEST = 1e-9, 1e9  # seconds: what a clock can tell; records may claim anything

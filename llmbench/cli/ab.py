@@ -12,6 +12,7 @@ import typer
 
 from llmbench.cli.names import complete_mode, complete_suite, complete_workload
 from llmbench.cli.options import BenchmarkFile, DeviceKind, JunitFile, MarkdownFile, ProgressKind
+from llmbench.cli.outputs import Outputs
 
 if TYPE_CHECKING:
     from llmbench.launch.ab import AbRunner
@@ -24,18 +25,6 @@ _RULES = "What counts as worse, and how sure to be"
 _OUTPUT = "What is told"
 SUITE = "smoke"
 BUDGET_SECONDS = 100.0
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What is told of the comparison beside its report."""
-
-    json: bool
-    junit: Path | None
-    markdown: Path | None
-    benchmarks: Path | None
-    html: Path | None
-    strict: bool
 
 
 def ab(
@@ -191,13 +180,14 @@ def ab(
     from llmbench.cli.compare import share
     from llmbench.errors import UserError
 
-    outputs = _outputs(as_json, junit, markdown, benchmark_json, html, strict, plan)
+    outputs = Outputs(as_json, junit, markdown, benchmark_json, html)
+    outputs.check(plan=plan)
     if resume is not None:
         if any(
             (suite, base, cand, base_mode, cand_mode, cand_suite, itself, workload, mode, world_size, data, out, change)
         ):
             raise UserError("--resume goes on with a comparison as it was begun", "leave the other choices out")
-        raise typer.Exit(_resume(resume, budget, apart, outputs, progress))
+        raise typer.Exit(_resume(resume, budget, apart, outputs, strict, progress))
     from llmbench.results.ab import AbGate
     from llmbench.stats.sequential import LOOKS
 
@@ -254,7 +244,7 @@ def ab(
             always_apart=apart,
         )
         code = _execute(runner)
-    raise typer.Exit(_finish(runner.folder, code, outputs))
+    raise typer.Exit(_finish(runner.folder, code, outputs, strict))
 
 
 @dataclass(frozen=True)
@@ -265,24 +255,6 @@ class _Choices:
     modes: list[str] | None
     world_sizes: list[int] | None
     changes: list[str] | None
-
-
-def _outputs(
-    as_json: bool,
-    junit: Path | None,
-    markdown: Path | None,
-    benchmarks: Path | None,
-    html: Path | None,
-    strict: bool,
-    plan: bool,
-) -> Outputs:
-    from llmbench.errors import UserError
-    from llmbench.report.outputs.files import check_writable
-
-    if plan and (junit or markdown or benchmarks or html):
-        raise UserError("--plan compares nothing that a file could tell of", "leave the files out")
-    check_writable(junit=junit, markdown=markdown, benchmark_json=benchmarks, html=html)
-    return Outputs(as_json, junit, markdown, benchmarks, html, strict)
 
 
 def _asked(
@@ -362,7 +334,7 @@ def _plan(cases: list[AbCase], as_json: bool) -> None:
     typer.echo(json.dumps(rows, indent=2) if as_json else "\n".join(row["case"] for row in rows))
 
 
-def _resume(path: Path, budget: float | None, apart: bool, outputs: Outputs, kind: ProgressKind) -> int:
+def _resume(path: Path, budget: float | None, apart: bool, outputs: Outputs, strict: bool, kind: ProgressKind) -> int:
     from llmbench.cli.ab_progress import ab_progress
     from llmbench.launch.ab import resume
     from llmbench.results.ab_folder import AbFolder
@@ -370,7 +342,7 @@ def _resume(path: Path, budget: float | None, apart: bool, outputs: Outputs, kin
     with ab_progress(kind) as told:
         runner = resume(AbFolder(path), budget, told, always_apart=apart)
         code = _execute(runner)
-    return _finish(runner.folder, code, outputs)
+    return _finish(runner.folder, code, outputs, strict)
 
 
 def _execute(runner: AbRunner) -> int:
@@ -382,7 +354,7 @@ def _execute(runner: AbRunner) -> int:
     return ending.code
 
 
-def _finish(folder: AbFolder, interrupted: int, outputs: Outputs) -> int:
+def _finish(folder: AbFolder, interrupted: int, outputs: Outputs, strict: bool) -> int:
     from llmbench.cli.ab_text import ab_text
     from llmbench.report.ab import ab_page, write_ab_report
     from llmbench.report.ab.document import ab_document
@@ -397,7 +369,7 @@ def _finish(folder: AbFolder, interrupted: int, outputs: Outputs) -> int:
     from llmbench.stats.selfcheck import SelfChecks, self_checks
 
     ab, sessions = folder.read(), folder.sessions()
-    comparison = compared(ab, sessions, strict=outputs.strict)
+    comparison = compared(ab, sessions, strict=strict)
     report = write_ab_report(folder, comparison)
     if outputs.junit:
         write(outputs.junit, ab_junit(comparison, ab.command))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 
 from llmbench.cli.names import complete_mode, complete_suite, complete_workload
 from llmbench.cli.options import BenchmarkFile, DeviceKind, JunitFile, MarkdownFile, ProgressKind
+from llmbench.cli.outputs import Outputs
 
 if TYPE_CHECKING:
     from llmbench.launch.session import Session
@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     from llmbench.suite.cases import Case
 
 CASE_FAILED = 3
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What is told of the run beside its report."""
-
-    json: bool
-    junit: Path | None
-    markdown: Path | None
-    benchmarks: Path | None
 
 
 def run(
@@ -90,7 +80,8 @@ def run(
         llmbench run ci --junit junit.xml --markdown comment.md
     """
     command = ["llmbench", *sys.argv[1:]]
-    outputs = _outputs(as_json, junit, markdown, benchmark_json, plan)
+    outputs = Outputs(as_json, junit, markdown, benchmark_json)
+    outputs.check(plan=plan)
     if resume is not None:
         _only_resume(suite, workload, mode, world_size, data, out, change)
         raise typer.Exit(_resume(resume, outputs, progress))
@@ -137,17 +128,6 @@ def _cases(
         file, lookup=known, workloads=workloads, modes=modes, world_sizes=world_sizes, changes=changes or []
     )
     return cases, file
-
-
-def _outputs(as_json: bool, junit: Path | None, markdown: Path | None, benchmarks: Path | None, plan: bool) -> Outputs:
-    from llmbench.errors import UserError
-    from llmbench.report.outputs.files import check_writable
-
-    if plan and (junit or markdown or benchmarks):
-        told = "--junit, --markdown or --benchmark-json"
-        raise UserError(f"--plan runs nothing that {told} could tell of", "leave one of them out")
-    check_writable(**{"junit": junit, "markdown": markdown, "benchmark-json": benchmarks})
-    return Outputs(as_json, junit, markdown, benchmarks)
 
 
 def _only_resume(*others: object) -> None:

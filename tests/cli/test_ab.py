@@ -125,7 +125,7 @@ def test_the_plan_starts_nothing(quick_ab: QuickAb) -> None:
         (["--self", "-w", "gpt-tny"], "gpt-tiny"),
         (["no-such-suite", "--self"], "no-such-suite"),
         (["--base", "no-such-python", "--cand", "python3"], "no-such-python"),
-        (["--self", "--plan", "--junit", "x.xml"], "--plan compares nothing"),
+        (["--self", "--plan", "--junit", "x.xml"], "--plan does nothing that --junit could tell of"),
     ],
 )
 def test_wrong_usage(arguments: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ def test_without_a_base_it_is_an_ordinary_test(project: Project, test: str, argu
     assert not (project.path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_wins_over_the_mark_and_the_mark_over_the_file(project: Project) -> None:
     (project.path / "pytest.ini").write_text("[pytest]\nllmbench_base = git:of-file\nllmbench_limit = 30\n")
     project.write(test_step=BASELESS)
@@ -39,6 +40,7 @@ def test_the_command_line_wins_over_the_mark_and_the_mark_over_the_file(project:
     assert "git:of-line: there is no revision" in project.pytest("--llmbench-base=git:of-line").stdout
 
 
+@pytest.mark.slow
 def test_a_side_starts_no_sides(project: Project) -> None:
     """A step, or a test within a side, that runs pytest itself."""
     project.write(
@@ -63,6 +65,7 @@ def test_inner(lockstep):
     assert "1 passed, 1 deselected" in done.stdout
 
 
+@pytest.mark.slow
 def test_beside_xdist_timeout_and_benchmark(project: Project) -> None:
     """Tests compare their steps one after the other; both workers write to one comparison."""
     (project.path / "pytest.ini").write_text(
@@ -106,6 +109,7 @@ def test_benchmark(benchmark):
     assert summary.count("report: ") == 1
 
 
+@pytest.mark.slow
 def test_a_timeout_ends_the_comparison(project: Project) -> None:
     project.write(test_step=TEST.replace("@pytest", "@pytest.mark.timeout(6)\n@pytest", 1))
     done = project.pytest("--llmbench-rounds=10000")
@@ -114,6 +118,7 @@ def test_a_timeout_ends_the_comparison(project: Project) -> None:
     assert project.alive() == []
 
 
+@pytest.mark.slow
 def test_arguments_for_the_sides(project: Project) -> None:
     project.write(
         conftest="def pytest_addoption(parser):\n    parser.addoption('--device', default='cpu')\n",
@@ -127,6 +132,7 @@ def test_arguments_for_the_sides(project: Project) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_a_test_of_a_folder_that_the_base_does_not_have(project: Project) -> None:
     """The project is below the root of its checkout, and pytest is started below that."""
     below = project.path / "python"
@@ -177,6 +183,7 @@ def test_marks_are_known_to_strict_runs(project: Project) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_training_step_of_torch(project: Project) -> None:
     """Same code: neither memory nor loss may differ; the loss is a tensor, the environment names torch."""
     project.write(
@@ -222,6 +229,7 @@ def test_step(lockstep):
         assert len(first.cpus) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_is_not_that_of_the_pytest_that_started_it(project: Project) -> None:
     project.write(

@@ -37,6 +37,7 @@ def misbehaving(side: str, call: int, what: str) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [2, 20], ids=["warm-up", "turn"])
 @pytest.mark.parametrize("side", ["base", "cand"])
 @pytest.mark.parametrize(
@@ -63,6 +64,7 @@ def test_a_side_that_does_not_come_to_its_end(project: Project, side: str, call:
     assert session.of("base" if side == "base" else "cand").error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "says"),
     [
@@ -135,6 +137,7 @@ def test_a_base_that_cannot_import_the_test(project: Project) -> None:
     assert f"BASE failed in 1 of 1 sessions: {says}" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_base_that_may_fail(project: Project) -> None:
     project.write(test_step=NEW.replace('HEAD"', 'HEAD", base_may_fail=True'), brand_new=STEP)
     done = project.pytest("-rs")
@@ -145,6 +148,7 @@ def test_a_base_that_may_fail(project: Project) -> None:
     assert project.pytest("--llmbench-out=again").returncode == 1  # both failed
 
 
+@pytest.mark.slow
 def test_a_base_whose_conftest_is_broken(project: Project) -> None:
     project.write(conftest="raise OSError('planted')")
     project.commit()
@@ -154,6 +158,7 @@ def test_a_base_whose_conftest_is_broken(project: Project) -> None:
     assert "BASE failed in 1 of 1 sessions: exit code 4: OSError: planted" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_base_that_imports_the_candidates_code(project: Project) -> None:
     """As with an editable install, of a module that the base does not have."""
     project.write(test_step=NEW, brand_new=STEP)
@@ -169,6 +174,7 @@ def test_a_skip_is_a_skip(project: Project) -> None:
     assert "skipped it: not here" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill-9"])
 def test_nothing_outlives_the_pytest_of_the_user(project: Project, how: signal.Signals) -> None:
     body = """

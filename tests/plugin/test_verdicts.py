@@ -16,6 +16,7 @@ MORE = STEP.replace("def step():", "kept = bytearray(b'x' * 60_000_000)\n\ndef s
 CHANGED = STEP.replace("1.5", "1.6")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("planted", "metric", "outcome"),
     [(SLOWER, "step", "slower"), (MORE, "memory", "more"), (CHANGED, "loss", "changed")],
@@ -88,6 +89,7 @@ def test_same_passes_and_runs_nowhere_but_in_the_sides(project: Project) -> None
     assert done.stdout.count("= same ") == 2
 
 
+@pytest.mark.slow
 def test_rules_that_differ_share_alpha(project: Project) -> None:
     project.write(
         test_step=TEST
@@ -104,6 +106,7 @@ def test_strict(lockstep):
     assert not (project.path / "out" / "ab.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["-W", "error"]], ids=["plain", "warnings-are-errors"])
 def test_what_cannot_be_told_passes_with_a_warning(project: Project, arguments: list[str]) -> None:
     done = project.pytest("--llmbench-budget=1", *arguments)
@@ -118,6 +121,7 @@ def test_strict_fails_what_cannot_be_told(project: Project) -> None:
     assert "inconclusive" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_comparison_is_not_written_to(project: Project) -> None:
     assert project.pytest("--llmbench-budget=1").returncode == 0
     before = project.recorded()
@@ -135,6 +139,7 @@ def test_an_environment_is_a_base_too(project: Project) -> None:
     assert (ab.base.kind, session.whole) == ("python", True)
 
 
+@pytest.mark.slow
 def test_a_declared_change_of_the_loss_is_held_against_its_margin(project: Project) -> None:
     """The loss of session N is N + 1 in the base, and 4 % more in the candidate."""
     loss = "1.5 + int(__import__('os').environ['LLMBENCH_SESSION'])"

@@ -206,17 +206,18 @@ def test_a_run_file_that_is_no_object_has_no_page(folder):
 
 
 def test_the_end_of_a_run_names_what_was_damaged_meanwhile(folder, capsys):
-    from llmbench.cli.run import Outputs, _finish
+    from llmbench.cli.outputs import Outputs
+    from llmbench.cli.run import _finish
 
-    assert _finish(folder, 0, Outputs(json=False, junit=None, markdown=None)) == 0
+    assert _finish(folder, 0, Outputs()) == 0
     add_line(folder, b"garbage")
     capsys.readouterr()
-    assert _finish(folder, 0, Outputs(json=False, junit=None, markdown=None)) == 2
+    assert _finish(folder, 0, Outputs()) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"error: {folder.path}/records.jsonl, line 5: document: Invalid JSON")
     assert str(folder.report) in said.out
     assert "✖ 1 damaged" in pills(Page(folder.report.read_text(encoding="utf-8")))
-    assert _finish(folder, 3, Outputs(json=False, junit=None, markdown=None)) == 3  # a case failed, too
+    assert _finish(folder, 3, Outputs()) == 3  # a case failed, too
 
 
 def test_a_history_names_what_it_cannot_use_of_a_record(folder):

@@ -52,9 +52,9 @@ def main() -> None:
 @contextmanager
 def _runner(stack: ExitStack) -> Iterator[ab.AbRunner]:
     """A comparison of one environment with itself, that can hold sessions."""
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llmbench-layout-"))
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmbench-layout-")), "ab")
     subprocess.run([sys.executable, *AB, "--out", folder], check=True, stdout=subprocess.DEVNULL)
-    runner = ab.resume(AbFolder(Path(folder)), None, AbProgress(None, live=False), always_apart=False)
+    runner = ab.resume(AbFolder(folder), None, AbProgress(None, live=False), always_apart=False)
     with runner.servers:
         yield runner
 

@@ -354,6 +354,11 @@ def _execute(runner: AbRunner) -> int:
     return ending.code
 
 
+def _beside(folder: Path) -> list[Path]:
+    """The comparisons in the same folder as one, itself among them; not what lies deeper, which may be anything."""
+    return sorted(file.parent for file in folder.resolve().parent.glob("*/ab.json"))
+
+
 def _finish(folder: AbFolder, interrupted: int, outputs: Outputs, strict: bool) -> int:
     from llmbench.cli.ab_text import ab_text
     from llmbench.report.ab import ab_page, write_ab_report
@@ -379,7 +384,7 @@ def _finish(folder: AbFolder, interrupted: int, outputs: Outputs, strict: bool) 
         write(outputs.benchmarks, ab_benchmarks(ab, sessions, "cand"))
     if outputs.html:
         write(outputs.html, ab_page(comparison, folder))
-    checks = self_checks([folder.path.parent]) if ab.self_check else SelfChecks()
+    checks = self_checks(_beside(folder.path)) if ab.self_check else SelfChecks()
     code = interrupted or comparison.exit_code or int(checks.distrusted)
     if outputs.json:
         told = {"self_checks": selfchecks.document(checks), "report": str(report), "exit_code": code}

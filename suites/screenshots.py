@@ -1,7 +1,7 @@
 """Screenshots of every page, from real runs of this project on this machine: ``nox -s screenshots``.
 
 Two runs of the smoke suite (the second on one thread, so that a comparison has something to tell), short ones for a
-history, a diagnosis, and a simulated scan. Each page is taken light, dark, on a phone, as a whole, and on paper.
+history, two modes against each other in lock-step, a diagnosis, and a simulated scan. Each page is taken light, dark, on a phone, as a whole, and on paper.
 What the README shows is copied to where it stands. Needs Chromium (``LLMBENCH_CHROMIUM=path``).
 """
 
@@ -30,7 +30,7 @@ SHOTS: dict[str, dict[str, Any]] = {
     "phone": {"viewport": PHONE, "color_scheme": "light", "whole": True, "is_mobile": True, "has_touch": True},
     "print": {"viewport": PAPER, "color_scheme": "dark", "whole": True, "media": "print"},
 }
-SHOWN = ("run-light", "run-dark", "compare-light", "compare-dark")
+SHOWN = ("run-light", "run-dark", "ab-light", "ab-dark", "compare-light", "compare-dark")
 """What the README shows."""
 
 
@@ -56,6 +56,16 @@ def run_page(runs: Path, page: Path) -> None:
     llmbench("report", make(runs, "two-threads"), "--out", page)
 
 
+def ab_page(runs: Path, page: Path) -> None:
+    """Where a mode is faster, slower, and the same."""
+    workloads = [part for name in ("regression-linear", "bert-tiny", "gpt-tiny") for part in ("--workload", name)]
+    folder = runs / "ab"
+    if not (folder / "report.html").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        llmbench("ab", "smoke", *workloads, "--base-mode", "eager", "--cand-mode", "bf16", "--out", folder)
+    shutil.copy(folder / "report.html", page)
+
+
 def compare_page(runs: Path, page: Path) -> None:
     llmbench("compare", make(runs, "two-threads"), make(runs, "one-thread", **ONE_THREAD), "--html", page)
 
@@ -77,6 +87,7 @@ def scan_page(runs: Path, page: Path) -> None:
 
 PAGES: dict[str, Callable[[Path, Path], None]] = {
     "run": run_page,
+    "ab": ab_page,
     "compare": compare_page,
     "history": history_page,
     "doctor": doctor_page,

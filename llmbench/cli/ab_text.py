@@ -8,6 +8,7 @@ from llmbench.cli.tables import columns
 from llmbench.report.ab import verdicts
 from llmbench.report.ab.environment import environments, line
 from llmbench.report.format import count, duration, one_line, shorten
+from llmbench.results.ab import SIDES
 from llmbench.stats.ab import AbComparison, CaseVerdict, Row
 
 WIDTH = 100
@@ -56,7 +57,7 @@ def _told(case: CaseVerdict, row: Row | None) -> str:
 def _environment(comparison: AbComparison) -> str:
     ab = comparison.ab
     found = environments(ab)
-    lines = [shorten(one_line(f"{name} {line(side)}"), WIDTH) for name, side in (("BASE", ab.base), ("CAND", ab.cand))]
+    lines = [shorten(one_line(f"{side.upper()} {line(ab, side)}"), WIDTH) for side in SIDES]
     if not found.differs:
         return "\n".join([*lines, f"the environments agree in all {found.total} keys"])
     lines.append(f"the environments differ in {len(found.differs)} of {found.total} keys")

@@ -49,6 +49,18 @@ def test_equal_environments_and_very_different_ones():
     assert "  and 14 more" in told
 
 
+def test_where_the_sides_differ_in_mode_the_modes_are_their_names():
+    side = made_side("nightly")
+    cases = [made_case(case, cand_mode="bf16") for case in ("gpt-tiny/eager/ws1", "bert-tiny/eager/ws1")]
+    told = ab_text(compared(made_ab(cases, base=side, cand=side), [])).splitlines()
+    assert [line.split(" · ")[0] for line in told[:2]] == ["BASE eager", "CAND bf16"]
+    told = ab_text(compared(made_ab(cases, base=side, cand=made_side("stable")), [])).splitlines()
+    assert [line.split(" · ")[0] for line in told[:2]] == ["BASE nightly eager", "CAND stable bf16"]
+    mixed = [made_case("gpt-tiny/eager/ws1", cand_mode="bf16"), made_case("gpt-tiny/bf16/ws1", cand_mode="compile")]
+    told = ab_text(compared(made_ab(mixed, base=side, cand=side), [])).splitlines()
+    assert [line.split(" · ")[0] for line in told[:2]] == ["BASE nightly", "CAND nightly"]
+
+
 def test_a_row_for_each_metric_of_each_case(lines):
     begin = lines.index("gpt-tiny/eager/ws1 · 8 sessions in 1 min 47 s")
     assert [" ".join(loose(line).split()) for line in lines[begin + 1 : begin + 5]] == [

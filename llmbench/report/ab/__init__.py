@@ -53,7 +53,7 @@ def ab_page(comparison: AbComparison, folder: AbFolder | None = None) -> str:
         plain_json(ab_document(comparison)),
         styles=["compare", "ab"],
         title=verdicts.headline(comparison),
-        meta=[f"BASE {short(ab.base)}", f"CAND {short(ab.cand)}", ab.suite, timestamp(ab.started_at), ab.id],
+        meta=[f"BASE {short(ab, 'base')}", f"CAND {short(ab, 'cand')}", ab.suite, timestamp(ab.started_at), ab.id],
         pills=verdicts.pills(comparison),
         comparison=comparison,
         figures=figures(comparison),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from llmbench.report.compare.environment import Environments, held_against
 from llmbench.report.format import NOTHING, flatten, plain
-from llmbench.results.ab import Ab, AbSide
+from llmbench.results.ab import SIDES, Ab, AbSide, SideName
 
 
 def environments(ab: Ab) -> Environments:
@@ -20,7 +20,7 @@ def _flat(side: AbSide) -> dict[str, str]:
 
 def facts(ab: Ab) -> list[tuple[str, str, str]]:
     """What each side is: name, BASE and CAND, of what is known of either."""
-    base, cand = _facts(ab.base), _facts(ab.cand)
+    base, cand = ({"Mode": mode(ab, side)} | _facts(ab.of(side)) for side in SIDES)
     return [(name, base[name], cand[name]) for name in base if {base[name], cand[name]} != {NOTHING}]
 
 
@@ -39,15 +39,27 @@ def _facts(side: AbSide) -> dict[str, str]:
     return {name: text or NOTHING for name, text in told.items()}
 
 
-def short(side: AbSide) -> str:
-    """``main (4e2b1aa0)``"""
-    return f"{side.label} ({side.git.commit[:8]})" if side.git else side.label
+def mode(ab: Ab, side: SideName) -> str:
+    """The mode of one side, if it is by their modes that the sides differ."""
+    modes = {one: {(case.base if one == "base" else case.cand).mode for case in ab.cases} for one in SIDES}
+    told = len(modes[side]) == 1 and modes["base"] != modes["cand"]
+    return next(iter(modes[side])) if told else NOTHING
 
 
-def line(side: AbSide) -> str:
+def short(ab: Ab, side: SideName) -> str:
+    """``main (4e2b1aa0)``; with its mode, or that alone, where the other side has another one: ``eager``"""
+    one, its_mode = ab.of(side), mode(ab, side)
+    label = f"{one.label} ({one.git.commit[:8]})" if one.git else one.label
+    if its_mode == NOTHING:
+        return label
+    return its_mode if ab.base.label == ab.cand.label else f"{label} {its_mode}"
+
+
+def line(ab: Ab, side: SideName) -> str:
     """``main (4e2b1aa0) · torch 2.13.0 · /envs/main/bin/python``"""
-    torch = _version(side, "torch")
-    return " · ".join(filter(None, (short(side), f"torch {torch}" if torch else "", side.python)))
+    one = ab.of(side)
+    torch = _version(one, "torch")
+    return " · ".join(filter(None, (short(ab, side), f"torch {torch}" if torch else "", one.python)))
 
 
 def _spaced(*parts: str | None) -> str:

@@ -10,6 +10,7 @@ from llmbench.report.ab.environment import environments, short
 from llmbench.report.format import count
 from llmbench.report.outputs import junit, markdown
 from llmbench.report.outputs.markdown import Markdown
+from llmbench.results.ab import SIDES
 from llmbench.stats.ab import UNTOLD, AbComparison, CaseVerdict, Row
 
 _MOST_KEYS = 12
@@ -32,8 +33,8 @@ def ab_junit(comparison: AbComparison, command: Sequence[str]) -> str:
             "title": verdicts.title(comparison),
             "gate": verdicts.gate(comparison),
             "exit_code": str(comparison.exit_code),
-            "base": short(ab.base),
-            "cand": short(ab.cand),
+            "base": short(ab, "base"),
+            "cand": short(ab, "cand"),
             "environment": f"{len(found.differs)} of {found.total} keys differ",
             "seed": str(ab.seed),
         },
@@ -104,7 +105,8 @@ def ab_markdown(comparison: AbComparison, command: Sequence[str]) -> str:
 
 
 def _environment(comparison: AbComparison) -> str:
-    sides = f"BASE {markdown.code(short(comparison.ab.base))} · CAND {markdown.code(short(comparison.ab.cand))}"
+    base, cand = (markdown.code(short(comparison.ab, side)) for side in SIDES)
+    sides = f"BASE {base} · CAND {cand}"
     found = environments(comparison.ab)
     if not found.differs:
         return f"{sides}: the environments agree in all {found.total} keys."

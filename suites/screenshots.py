@@ -1,8 +1,9 @@
 """Screenshots of every page, from real runs of this project on this machine: ``nox -s screenshots``.
 
 Two runs of the smoke suite (the second on one thread, so that a comparison has something to tell), short ones for a
-history, two modes against each other in lock-step, a diagnosis, and a simulated scan. Each page is taken light, dark, on a phone, as a whole, and on paper.
-What the README shows is copied to where it stands. Needs Chromium (``LLMBENCH_CHROMIUM=path``).
+history, two modes against each other in lock-step, a diagnosis, and a simulated scan. Each page is taken light, dark,
+on a phone, as a whole, and on paper. What the README shows is copied to where it stands. Needs Chromium
+(``LLMBENCH_CHROMIUM=path``).
 """
 
 from __future__ import annotations

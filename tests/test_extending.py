@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from llmbench.paths import PACKAGE
 from tests.conftest import Command, records_of
 
-PAGE = (PACKAGE.parent / "docs" / "extending.md").read_text(encoding="utf-8")
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
 _BLOCK = r"```\w+\n(?P<{}>.*?)```"
 _STEP = re.compile(
     r"^`(?P<file>[\w./-]+)`:\n\n" + _BLOCK.format("text")
@@ -70,7 +70,7 @@ def follow(llmbench: Command, tmp_path: Path) -> Callable[[Section], list[str]]:
             # Beside what the page says: where the run is kept, and no longer timing than the training takes.
             more = ["--out", "run", "--set", "budget_seconds=0", "--set", "threads=1"] if command[0] == "run" else []
             shutil.rmtree(tmp_path / "run", ignore_errors=True)
-            done = llmbench(*command, *more, PYTHONPATH=str(tmp_path if section.insertions else PACKAGE.parent))
+            done = llmbench(*command, *more, PYTHONPATH=str(tmp_path if section.insertions else REPOSITORY))
             assert done.returncode == 0, done.stdout + done.stderr
             printed.append(done.stdout)
         return printed
@@ -82,7 +82,7 @@ def follow(llmbench: Command, tmp_path: Path) -> Callable[[Section], list[str]]:
 def copy(tmp_path: Path) -> Path:
     """A copy of llmbench that can be changed, in the folder where commands run."""
     for name in ("llmbench", "suites"):
-        shutil.copytree(PACKAGE.parent / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 

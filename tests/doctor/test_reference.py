@@ -12,9 +12,9 @@ import pytest
 from llmbench.doctor import reference
 from llmbench.doctor.checks import AREAS, all_checks, all_faults
 from llmbench.errors import UserError
-from llmbench.paths import PACKAGE
 
-DOCS = PACKAGE.parent / "docs"
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCS = REPOSITORY / "docs"
 
 
 def test_the_pages_are_not_stale() -> None:
@@ -23,7 +23,7 @@ def test_the_pages_are_not_stale() -> None:
 
 
 def test_every_page_is_in_the_site() -> None:
-    site = (PACKAGE.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    site = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
     named = re.findall(r"checks/([\w.]+)", site)
     assert sorted(named) == sorted(reference.pages())
 
@@ -59,7 +59,7 @@ def test_the_command_writes_them_and_removes_old_ones(tmp_path: Path) -> None:
     folder = tmp_path / "checks"
     folder.mkdir()
     (folder / "gone.md").write_text("an area that was")
-    subprocess.run([sys.executable, "-m", "llmbench.doctor.reference", str(folder)], check=True, cwd=PACKAGE.parent)
+    subprocess.run([sys.executable, "-m", "llmbench.doctor.reference", str(folder)], check=True, cwd=REPOSITORY)
     assert {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()} == reference.pages()
     assert len(list(folder.iterdir())) == len(AREAS) + 1
 

@@ -86,6 +86,7 @@ def test_resume_of_a_damaged_line(quick_ab: QuickAb) -> None:
     assert file.read_text() == damaged
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_add_to_one_comparison(quick_ab: QuickAb) -> None:
     process = quick_ab.started(cand={"at": 13, "does": "wait"}, budget=1)
     quick_ab.reached("cand")

@@ -17,12 +17,14 @@ from tests.conftest import QUICK, Command, wait_for
 ESCAPE = "\x1b"
 
 
+@pytest.mark.slow
 def test_no_cursor_codes_in_a_log(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     done = llmbench("run", suite(QUICK), "-w", "regression", "--out", tmp_path / "r", FORCE_COLOR="1", CI="true")
     assert ESCAPE not in done.stderr + done.stdout
     assert "[1/1] PASS    regression-linear/eager/ws1" in done.stderr
 
 
+@pytest.mark.slow
 def test_progress_none_says_nothing(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     done = llmbench("run", suite(QUICK), "-w", "regression", "--out", tmp_path / "r", "--progress", "none")
     assert done.stderr == ""

@@ -85,6 +85,7 @@ def test_the_floor_of_the_generated_corpus(cache: Path) -> None:
     assert prepare(text, "wordpiece", 1024).floor is None
 
 
+@pytest.mark.slow
 def test_a_text_can_be_tokenized_by_the_tokenizer_of_another(cache: Path) -> None:
     default, base = generated("default"), generated("base")
     files = prepare(base, "bpe", 512, tokenizer_text=default)
@@ -247,6 +248,7 @@ def test_an_interrupt_cleans_up(cache: Path, tmp_path: Path) -> None:
     assert [path.suffix for path in (cache / "tokens").iterdir()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_a_large_text_is_encoded_in_little_memory(cache: Path, tmp_path: Path) -> None:
     file = tmp_path / "large.txt"
     file.write_bytes(LINES * 50)  # 5 MB

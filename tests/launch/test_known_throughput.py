@@ -125,6 +125,7 @@ class Silent:
 ENVIRONMENT: dict[str, Any] = {"devices": [], "host": {"cpu": "x"}, "torch": {}, "variables": {}}
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     ticks=st.lists(st.integers(1, 1000), min_size=80, max_size=80),

@@ -24,6 +24,7 @@ def _until_second_case(process: subprocess.Popen[str], out: Path) -> None:
     assert worker_of(process) is not None
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_run(
     started: Callable[..., subprocess.Popen[str]], llmbench: Command, suite: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def test_ordinary(model):
 """
 
 
+@pytest.mark.slow
 def test_same_passes_and_runs_nowhere_but_in_the_sides(project: Project) -> None:
     project.write(test_step=FIXTURES)
     told = project.path / "told.txt"
@@ -115,6 +116,7 @@ def test_what_cannot_be_told_passes_with_a_warning(project: Project, arguments: 
     assert len(project.recorded()[1]) == 1
 
 
+@pytest.mark.slow
 def test_strict_fails_what_cannot_be_told(project: Project) -> None:
     done = project.pytest("--llmbench-budget=1", "--llmbench-strict")
     assert done.returncode == 1
@@ -131,6 +133,7 @@ def test_a_folder_that_holds_a_comparison_is_not_written_to(project: Project) ->
     assert project.recorded() == before
 
 
+@pytest.mark.slow
 def test_an_environment_is_a_base_too(project: Project) -> None:
     """The same checkout on both sides, the candidate's and the base's Python the same: a self-check in effect."""
     done = project.pytest(f"--llmbench-base={sys.executable}", "--llmbench-budget=1")

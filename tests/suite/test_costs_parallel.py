@@ -101,6 +101,7 @@ def held_and_peak(step: Step, mode: str, micro_batches: int) -> tuple[int, int]:
     return held, storages.peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "mode"), CASES)
 def test_one_rank_holds_what_is_estimated(step: Step, mode: str) -> None:
     micro_batches = 4 if "accum4" in mode else 1

@@ -29,6 +29,7 @@ def test_the_same_case_gives_bitwise_the_same_losses(family: str, job: Callable[
     assert run_case(job(family), Events())["losses"] == one["losses"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", OURS)
 def test_another_seed_is_another_training_on_other_batches(family: str, job: Callable[..., Job]) -> None:
     one, other = (run_case(job(family, seed=seed), Events()) for seed in (1, 2))

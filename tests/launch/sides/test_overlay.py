@@ -197,6 +197,7 @@ def test_a_broken_wheel(make: Make, wheel: Wheel) -> None:
         make(path)
 
 
+@pytest.mark.slow
 def test_requirements_files_count_by_content(make: Make, wheel: Wheel, tmp_path: Path) -> None:
     for version in ("1.0", "1.1"):
         wheel(version)
@@ -228,6 +229,7 @@ def test_requirements_files_whose_content_cannot_be_known(make: Make, tmp_path: 
         make(f"-r {tmp_path}/requirements.txt")
 
 
+@pytest.mark.slow
 def test_an_environment_that_was_changed_is_made_anew(make: Make, wheel: Wheel, said: list[str]) -> None:
     wheel("1.0")
     side = make("dep==1.0")
@@ -261,6 +263,7 @@ def test_no_venv_module(make: Make, wheel: Wheel, below: Below) -> None:
         make(wheel("1.0"))
 
 
+@pytest.mark.slow
 def test_killed_on_the_way(make: Make, wheel: Wheel, below: Below, cache: Path, said: list[str], held: Path) -> None:
     wheel("1.1")
     process = _start("dep==1.1", below.python)

@@ -12,8 +12,8 @@ import pytest
 
 from tests.planted import Planted, environment
 
-pytestmark = pytest.mark.slow
-AB = ("ab", "smoke", "-w", "regression-linear", "-m", "eager", "--rounds", "8", "--budget", "120", "--json")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+AB = ("ab", "smoke", "-w", "regression-linear", "-m", "eager", "--rounds", "8", "--budget", "400", "--json")
 
 
 @pytest.fixture(scope="module")

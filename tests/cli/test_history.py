@@ -210,6 +210,7 @@ def test_ratios_are_followed_and_self_checks_told_in_every_output(llmbench, comp
     assert len(checks["noise"]) == 12
 
 
+@pytest.mark.slow
 def test_the_metric_can_be_chosen(llmbench, compared):
     done = llmbench("history", compared, "--metric", "throughput")
     assert "20 comparisons beside: --metric ratio" in done.stdout

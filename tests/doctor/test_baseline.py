@@ -221,6 +221,7 @@ def test_a_file_that_is_none(content: Any, expected: str, tmp_path: Path) -> Non
     assert expected in error.value.message
 
 
+@pytest.mark.slow
 def test_the_command(llmbench: Command, tmp_path: Path) -> None:
     golden = tmp_path / "golden.json"
     options = ("doctor", "--only", "python,storage.shm")

@@ -55,6 +55,7 @@ def test_raises(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -
     assert records[GOOD].status == "ok"
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_python(llmbench: Command, suite: Callable[..., Path], tmp_path: Path) -> None:
     path = suite(BAD_FIRST.replace("micro_batch_size = 1", "micro_batch_size = 1_000_000"))
     assert llmbench("run", path, "--out", tmp_path / "r").returncode == 3
@@ -195,6 +196,7 @@ def test_torch_that_cannot_be_imported(llmbench: Command, suite: Callable[..., P
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_trains_with_the_torch_of_another_environment(
     llmbench: Command, suite: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -221,6 +221,7 @@ runs = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(st.tuples(runs, st.lists(parts, max_size=4)), min_size=1, max_size=9), st.sampled_from(list(METRICS)))
 def test_any_records_have_a_page(tmp_path_factory, written, metric):
@@ -239,6 +240,7 @@ def test_any_records_have_a_page(tmp_path_factory, written, metric):
     assert shown_or_named == {record.case for record in past.records}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runs", "cases"), [(60, 60), (6, 600)])
 def test_weight(tmp_path, runs, cases):
     """3,600 records: as many charts and rows as the page has at most, in less than a page of 10,000 may weigh."""

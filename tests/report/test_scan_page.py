@@ -259,6 +259,7 @@ def documents(draw):
     )
 
 
+@pytest.mark.slow
 @given(documents())
 def test_any_document_that_the_schema_accepts_has_a_safe_page(scan):
     assert_safe(scan_page(scan))

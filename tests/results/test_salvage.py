@@ -220,6 +220,7 @@ def spoil(document: Any, place: tuple[Any, ...], value: Any) -> None:
     document[place[-1]] = value
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_value_at_any_place(data: st.DataObject) -> None:

@@ -80,6 +80,7 @@ def test_boundaries_are_finite_and_fall_as_the_level_rises(level: float, session
     assert nominal(level, planned) >= level / len(planned) * (1 - 1e-9)
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_script_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     script = load("boundaries", monkeypatch)
     for last, shares in script.table((5, 12), (0.2, 0.005, 1e-5)).items():

@@ -279,6 +279,7 @@ def test_the_kernel_is_the_one_that_was_chosen(mode: str, flash: bool) -> None:
         torch.testing.assert_close(gradients(execution.model)[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_flex_takes_the_place_of_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(torch, "compile", lambda function: function)  # it need not be fast here

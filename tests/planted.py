@@ -62,10 +62,9 @@ _DEPENDENCY = """
             if MEMORY and "kept" not in state:
                 bytes_ = int(MEMORY * 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
                 state["kept"] = b"x" * bytes_
-            if LOSS:
-                for group in self.param_groups:
-                    for parameter in group["params"]:
-                        parameter.data.mul_(1 + LOSS)
+            for group in self.param_groups:  # of those that plant no loss, too: it would be a slowdown as well
+                for parameter in group["params"]:
+                    parameter.data.mul_(1 + LOSS)
             state["ended"] = time.thread_time()
             return found
 

@@ -125,14 +125,14 @@ def until_verdict(
     next_session: Callable[[Sequence[AbSession]], AbSession | None],
     on_session: Callable[[CaseVerdict], None] = lambda verdict: None,
 ) -> CaseVerdict:
-    """Adds sessions to those that there are until the verdict is in, or until there is no time for another one.
+    """Adds sessions to those that there are, one at least, until the verdict is in or there is no time for another.
 
     Args:
         next_session: holds one more; None ends it.
         on_session: told of how it stands between two sessions.
     """
     sessions = [one for one in folder.sessions() if one.case == case.id]
-    begin, longest = time.monotonic(), 0.0
+    begin, longest = time.monotonic(), -math.inf  # the first is always held
     while True:
         verdict = judged(ab, case, sessions)
         if verdict.over or time.monotonic() - begin + longest > ab.budget_seconds:

@@ -18,6 +18,10 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from llmbench.worker.device import Device
 
+# Groups that were left, until the process ends. DDP's reducer refers to its group, and is freed with the GIL held: were
+# its reference the last one, it would wait for gloo's threads, one of which may still wait for the GIL.
+_LEFT: list[Any] = []
+
 
 @dataclass
 class World:
@@ -55,6 +59,7 @@ class World:
 
     def leave(self) -> None:
         if self.mesh is not None:
+            _LEFT.extend([dist.group.WORLD, *self.mesh.get_all_groups()])
             dist.destroy_process_group()
 
 

@@ -284,9 +284,11 @@ class Target:
 
     @staticmethod
     def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+        """Reads to the end, and closes the pipe itself: whoever else did might do so in the midst of a line."""
         assert process.stdout is not None
-        for line in process.stdout:
-            lines.put(line)
+        with process.stdout as pipe:
+            for line in pipe:
+                lines.put(line)
         lines.put(None)
 
     def _next(self, seconds: float, until: str | None = None) -> dict[str, Any] | None:
@@ -321,12 +323,9 @@ class Target:
             return
         _kill_group(self._process.pid)
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    continue  # what was still to be written has no reader any more
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # what was still to be written has no reader any more
+            self._process.stdin.close()
         self._process = None
 
     def last_words(self) -> str:

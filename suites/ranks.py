@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 DEADLINE = 120.0  # seconds for the ranks to start, and for each of their answers
+LEAVE = 60.0  # seconds for the launcher to end them: it kills who has not gone after 30
 
 # Sums grow by the world size with each all-reduce. Scaled back by a power of two, they neither overflow nor change.
 _SCALED_BACK_AFTER = 32
@@ -91,6 +92,10 @@ class Ranks:
                 process.wait(DEADLINE)  # the connections are closed by now: the ranks end by themselves
             finally:
                 process.terminate()  # the launcher ends its ranks
+                try:
+                    process.wait(LEAVE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
 
     def prepare(self, elements: int, dtype: str) -> None:
         """Gives every rank a random tensor; ``dtype`` is torch's name, e.g. ``float32``."""

@@ -125,7 +125,7 @@ def until_verdict(
     next_session: Callable[[Sequence[AbSession]], AbSession | None],
     on_session: Callable[[CaseVerdict], None] = lambda verdict: None,
 ) -> CaseVerdict:
-    """Adds sessions to those that there are, one at least, until the verdict is in or there is no time for another.
+    """Adds sessions to those that there are until the verdict is in, or, after the first, there is no time for another.
 
     Args:
         next_session: holds one more; None ends it.

@@ -176,7 +176,7 @@ class Compare:
         return AbFolder(self.out).sessions()
 
     def one_session(self, **changes: Any) -> AbSession:
-        self(**({"budget_seconds": 0.001} | changes))
+        self(**({"budget_seconds": 0.0} | changes))  # one is held however short it is
         (session,) = self.sessions()
         return session
 

@@ -149,6 +149,22 @@ def test_reading_the_clock_waits_for_all_reduces_and_a_killed_rank_is_told(ranks
 
 
 @pytest.mark.slow
+def test_a_launcher_that_does_not_leave_is_killed(ranks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "LEAVE", 0.5)
+    before, asking = set(family()), ranks.Ranks(world_size=2)
+
+    def ask() -> None:
+        with asking.start("gloo"):
+            launcher = min(set(family()) - before, key=lambda process: process.create_time())
+            launcher.suspend()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask()
+    assert wait_for(lambda: not set(family()) - before)
+
+
+@pytest.mark.slow
 def test_ranks_that_do_not_start_say_why(ranks: ModuleType) -> None:
     with pytest.raises(ranks.RanksError, match=r"(?s)did not start.*nonsense"), ranks.Ranks(2).start("nonsense"):
         pass

@@ -20,6 +20,7 @@ from llmbench.cli.list import list_
 from llmbench.cli.report import report
 from llmbench.cli.run import run
 from llmbench.cli.scan import scan
+from llmbench.cli.submit import submit
 from llmbench.start import complain
 
 
@@ -56,6 +57,7 @@ app.command()(history)
 app.command()(scan)
 app.command("list")(list_)
 app.add_typer(gate, name="gate")
+app.add_typer(submit, name="submit")
 
 
 def _version(asked: bool) -> None:

@@ -5,17 +5,38 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmbench.cli.names import complete_mode, complete_suite, complete_workload
+from llmbench.cli.nodes import (
+    JOIN_SECONDS,
+    JoinSeconds,
+    MasterAddress,
+    MasterPort,
+    NodeCount,
+    NodeOptions,
+    NodeRank,
+    ProcessCount,
+    follow,
+    led,
+    node_differences,
+    processes_here,
+)
 from llmbench.cli.options import BenchmarkFile, DeviceKind, JunitFile, MarkdownFile, ProgressKind
 from llmbench.cli.outputs import Outputs
 
 if TYPE_CHECKING:
-    from llmbench.launch.session import Session
+    from llmbench.cli.nodes import Led
+    from llmbench.cluster.place import Place
+    from llmbench.launch.session import Request, Session
+    from llmbench.launch.trains import Trains
+    from llmbench.results.schema import Run
     from llmbench.results.store import RunFolder
     from llmbench.suite.cases import Case
 
@@ -62,11 +83,19 @@ def run(
     junit: JunitFile = None,
     markdown: MarkdownFile = None,
     benchmark_json: BenchmarkFile = None,
+    nnodes: NodeCount = None,
+    node_rank: NodeRank = None,
+    nproc_per_node: ProcessCount = None,
+    master_addr: MasterAddress = None,
+    master_port: MasterPort = None,
+    join_seconds: JoinSeconds = JOIN_SECONDS,
 ) -> None:
     """Train the cases of a suite; record throughput, memory, energy and loss; write a report.
 
     Every case runs in a fresh process. Exit code 0: all cases trained, and trained right; 3: a case did not.
     In GitHub Actions it annotates what failed, and appends the result to the summary of the step.
+
+    With --nnodes it is started on every node with the same options; parallel modes train on all of them together.
 
     Examples:
         llmbench run smoke
@@ -78,33 +107,60 @@ def run(
         llmbench run --resume runs/nightly
 
         llmbench run ci --junit junit.xml --markdown comment.md
+
+        llmbench run smoke-ddp --nnodes 2 --node-rank 0 --master-addr host0    # on host0; on host1: --node-rank 1
     """
     command = ["llmbench", *sys.argv[1:]]
     outputs = Outputs(as_json, junit, markdown, benchmark_json)
     outputs.check(plan=plan)
+    options = NodeOptions(nnodes, node_rank, nproc_per_node, master_addr, master_port, join_seconds)
+    place = options.place()
+    if place is not None and not place.leads:
+        raise typer.Exit(follow(place, interpreter(python), processes_here(place, device), join_seconds, progress))
+    processes = processes_here(place, device) if place else 1
+    nodes = Nodes(place, processes, join_seconds) if place else None
     if resume is not None:
         _only_resume(suite, workload, mode, world_size, data, out, change)
-        raise typer.Exit(_resume(resume, outputs, progress))
+        raise typer.Exit(_resume(resume, outputs, progress, nodes))
     python = interpreter(python)
-    cases, file = _cases(python, suite, workload, mode, world_size, change)
-    if plan:
-        _plan(cases, as_json)
-        return
-    from llmbench.launch.session import Request, new_id
 
-    request = Request(
-        suite=file.name,
-        suite_file=str(file.path),
-        description=file.suite.description,
-        cases=cases,
-        ladder=[] if mode else file.suite.ladder,
-        python=python,
-        device=device.value,
-        data=data,
-        out=out or Path("reports", "runs", new_id()),
-        command=command,
-    )
-    raise typer.Exit(_start(request, outputs, progress))
+    def resolved(ranks: int | None) -> Request:
+        """What is asked for, with so many ranks of a parallel mode unless the command line says how many."""
+        sizes = world_size or ([ranks] if ranks else None)
+        cases, file = _cases(python, suite, workload, mode, sizes, change)
+        from llmbench.launch.session import Request, new_id
+
+        return Request(
+            suite=file.name,
+            suite_file=str(file.path),
+            description=file.suite.description,
+            cases=cases,
+            ladder=[] if mode else file.suite.ladder,
+            python=python,
+            device=device.value,
+            data=data,
+            out=out or Path("reports", "runs", new_id()),
+            command=command,
+        )
+
+    request = resolved(place.nnodes * processes if place else None)
+    if plan:
+        _plan(request.cases, as_json)
+        return
+    raise typer.Exit(_start(request, resolved, outputs, progress, nodes))
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Node 0, which this is, before the others have joined.
+
+    Attributes:
+        processes: ranks that it can take.
+    """
+
+    place: Place
+    processes: int
+    join_seconds: float
 
 
 def _cases(
@@ -173,23 +229,31 @@ def _plan(cases: list[Case], as_json: bool) -> None:
     typer.echo(json.dumps(rows, indent=2) if as_json else plan_table(rows))
 
 
-def _start(request: Any, outputs: Outputs, kind: ProgressKind) -> int:
+def _start(
+    request: Request,
+    resolved: Callable[[int | None], Request],
+    outputs: Outputs,
+    kind: ProgressKind,
+    nodes: Nodes | None,
+) -> int:
     from llmbench.cli.progress import progress_of
     from llmbench.launch.session import preload, start
-    from llmbench.launch.target import Target
 
-    with progress_of(kind) as progress, Target(request.python, preload(request.cases)) as target:
-        progress.follow(target.steps_done)
-        session = start(request, target, progress)
-        with session:
-            code = _execute(session)
+    with progress_of(kind) as progress, _joined(nodes, progress.preparing) as joined:
+        if joined and nodes and set(joined.processes) != {nodes.processes}:
+            request = resolved(sum(joined.processes))
+        with _target(joined, request.python, preload(request.cases)) as target:
+            progress.follow(target.steps_done)
+            session = start(request, target, progress)
+            _tell_differences(session.run)
+            with session:
+                code = _execute(session)
     return _finish(session.folder, code, outputs)
 
 
-def _resume(path: Path, outputs: Outputs, kind: ProgressKind) -> int:
+def _resume(path: Path, outputs: Outputs, kind: ProgressKind, nodes: Nodes | None) -> int:
     from llmbench.cli.progress import progress_of
     from llmbench.launch.session import preload, resume
-    from llmbench.launch.target import Target
     from llmbench.results.store import RunFolder
     from llmbench.suite.cases import from_plan
 
@@ -197,12 +261,42 @@ def _resume(path: Path, outputs: Outputs, kind: ProgressKind) -> int:
     run_ = folder.read_run()
     cases = [from_plan(planned) for planned in run_.cases]
     there = run_.working_folder if Path(run_.working_folder).is_dir() else None
-    with progress_of(kind) as progress, Target(run_.python, preload(cases), there) as target:
+    with (
+        progress_of(kind) as progress,
+        _joined(nodes, progress.preparing) as joined,
+        _target(joined, run_.python, preload(cases), there) as target,
+    ):
         progress.follow(target.steps_done)
         session = resume(folder, run_, target, progress)
+        _tell_differences(session.run)
         with session:
             code = _execute(session)
     return _finish(session.folder, code, outputs)
+
+
+def _joined(nodes: Nodes | None, say: Callable[[str], None]) -> AbstractContextManager[Led | None]:
+    return led(nodes.place, nodes.processes, nodes.join_seconds, say) if nodes else nullcontext()
+
+
+@contextmanager
+def _target(joined: Led | None, python: str, modules: list[str], folder: str | None = None) -> Iterator[Trains]:
+    """Who trains: an interpreter here, and those of the other nodes if there are any."""
+    from llmbench.launch.nodes import Nodes as Several
+    from llmbench.launch.target import Target
+
+    with Target(python, modules, folder) as target:
+        if joined is None:
+            yield target
+            return
+        several = Several(joined.leader, target, joined.processes)
+        several.begin(modules)
+        yield several
+
+
+def _tell_differences(run_: Run) -> None:
+    from llmbench.start import complain
+
+    complain(*node_differences(run_))
 
 
 def _execute(session: Session) -> int:
@@ -247,7 +341,7 @@ def _finish(folder: RunFolder, code: int, outputs: Outputs) -> int:
         }
         typer.echo(json.dumps(document, indent=2))
     else:
-        parts = [peers_table(records), summary(run_, records, folder.path, report)]
+        parts = ["\n".join(node_differences(run_)), peers_table(records), summary(run_, records, folder.path, report)]
         text = "\n\n".join(filter(None, parts))
         typer.echo(harmless(text) if on_actions() else text)
     tell_github(folder)

@@ -127,7 +127,8 @@ def summary(run: Run, records: list[Record], folder: Path, report: Path) -> str:
     verdict += f", {missing} not run" if missing else ""
     parts.append(f"{verdict}\nreport: {report}")
     if problems or missing:
-        parts[-1] += f"\nagain:  llmbench run --resume {folder}"
+        nodes = f" --nnodes {len(run.nodes)} …, on every node" if len(run.nodes) > 1 else ""
+        parts[-1] += f"\nagain:  llmbench run --resume {folder}{nodes}"
     return "\n\n".join(filter(None, parts))
 
 

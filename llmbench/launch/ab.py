@@ -17,10 +17,11 @@ from llmbench import __version__
 from llmbench.errors import UserError
 from llmbench.launch import record as records
 from llmbench.launch.diagnose import diagnose
-from llmbench.launch.prepare import BaseError, Data, describe, lora_base
-from llmbench.launch.session import load_data, new_id, preload
+from llmbench.launch.prepare import BaseError, Data, describe, load_data, lora_base
+from llmbench.launch.session import new_id, preload
 from llmbench.launch.sessions import Design, Draw, draw, hold, idlest, layout, start_order, until_verdict
-from llmbench.launch.target import Target, Waited
+from llmbench.launch.target import Target
+from llmbench.launch.trains import Waited
 from llmbench.results.ab import SIDES, Ab, AbCase, AbGate, AbSession, AbSide, SideName, Trained
 from llmbench.results.ab_folder import AbFolder
 from llmbench.results.environment import decisive_differences

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmbench.data.sources import generated
+from llmbench.data.sources import generated, load
 from llmbench.data.text import Text
 from llmbench.data.tokens import TokenFiles, prepare, require
 from llmbench.errors import UserError
 from llmbench.launch.diagnose import diagnose
-from llmbench.launch.target import Target
+from llmbench.launch.trains import Trains
 from llmbench.paths import cache_folder
 from llmbench.results.files import write_atomically
 from llmbench.suite.cases import Case
@@ -36,7 +36,7 @@ class Data:
     def __init__(self, text: Text, on_progress: OnProgress = lambda message: None) -> None:
         self.text = text
         self._on_progress = on_progress
-        self._files: dict[tuple[str, ...], TokenFiles] = {}
+        self._files: dict[tuple[str, str, str], TokenFiles] = {}
 
     def of(self, case: Case) -> dict[str, Any]:
         """The ``data`` of the case's job; empty for a workload without text.
@@ -62,6 +62,11 @@ class Data:
         assert files is not None
         return _as_job(files)
 
+    def sha256(self) -> dict[str, str]:
+        """Of the text's splits, and of the token files made so far, by name."""
+        found = {"train": self.text.train.sha256, "valid": self.text.valid.sha256}
+        return found | {f"tokens of {kind} {size}": files.sha256 for (kind, size, _), files in self._files.items()}
+
     def _tokens(self, case: Case, text: Text) -> TokenFiles | None:
         kind = case.family.tokenizer
         if kind is None:
@@ -71,6 +76,18 @@ class Data:
         if key not in self._files:
             self._files[key] = prepare(text, kind, vocab_size, tokenizer_text=self.text, on_progress=self._on_progress)
         return self._files[key]
+
+
+def load_data(argument: str | None, cases: Sequence[Case], on_progress: OnProgress) -> Data:
+    """The text of ``--data``, cut for each of the cases.
+
+    Raises:
+        UserError: there is no such text, or it is too short.
+    """
+    data = Data(load(argument), on_progress)
+    for case in cases:
+        data.of(case)
+    return data
 
 
 def _as_job(files: TokenFiles) -> dict[str, Any]:
@@ -88,7 +105,7 @@ class BaseError(Exception):
     """LoRA's base could not be trained."""
 
 
-def lora_base(target: Target, case: Case, data: Data, device: str, log: Path, on_progress: OnProgress) -> Path:
+def lora_base(target: Trains, case: Case, data: Data, device: str, log: Path, on_progress: OnProgress) -> Path:
     """The weights on which a LoRA case builds, trained if they are not in the cache.
 
     Raises:
@@ -139,7 +156,7 @@ def lora_base(target: Target, case: Case, data: Data, device: str, log: Path, on
 
 
 def parity_reference(
-    target: Target, case: Case, precisions: Iterable[str], data: dict[str, Any], device: str, file: Path, log: Path
+    target: Trains, case: Case, precisions: Iterable[str], data: dict[str, Any], device: str, file: Path, log: Path
 ) -> dict[str, Any]:
     """What the first step of a training should give, by eager in fp64: see ``worker/measure/parity.py``.
 
@@ -169,7 +186,7 @@ def parity_reference(
 
 
 def measured_peaks(
-    target: Target, environment: dict[str, Any], device: str, log: Path
+    target: Trains, environment: dict[str, Any], device: str, log: Path
 ) -> tuple[dict[str, float | None], float | None]:
     """TFLOP/s of matmuls on this machine by arithmetic, and bytes per second of a copy.
 
@@ -196,7 +213,7 @@ def measured_peaks(
 
 
 def describe(
-    target: Target, device: str, log: Path, modes: Sequence[str] = (), *, every_package: bool = False
+    target: Trains, device: str, log: Path, modes: Sequence[str] = (), *, every_package: bool = False
 ) -> dict[str, Any]:
     """The machine as torch sees it.
 

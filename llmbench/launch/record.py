@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from statistics import fmean
 from typing import Any
 
 from llmbench.launch.diagnose import diagnose
+from llmbench.launch.merge import of_ranks
 from llmbench.launch.target import Outcome
 from llmbench.results.schema import (
     Bandwidth,
-    Communication,
     Compile,
     Energy,
     Error,
@@ -26,7 +25,6 @@ from llmbench.results.schema import (
     ParityCheck,
     Peak,
     Phases,
-    Rank,
     Record,
     Sampling,
     Scaling,
@@ -159,7 +157,7 @@ def _measured(
         }
     )
     if case.world_size > 1:
-        record = record.model_copy(update=_of_ranks(ranks))
+        record = record.model_copy(update=of_ranks(ranks))
     return _judged(record, losses, _differences(result["facts"], reference) + result["wrong"])
 
 
@@ -201,26 +199,6 @@ def _energy(found: Sequence[dict[str, Any] | None]) -> Energy | None:
     """Of all ranks that have a counter to read."""
     known = [energy for energy in found if energy]
     return Energy(joules=sum(one["joules"] for one in known), source=known[0]["source"]) if known else None
-
-
-def _of_ranks(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Fields of a record that several processes measured together."""
-    times = [rank["window_seconds"] for rank in ranks]
-    known = [rank["communication"] for rank in ranks if rank["communication"]]
-    communication = None
-    if known:
-        communication = Communication(
-            seconds_per_step=fmean(one["seconds_per_step"] for one in known),
-            share=fmean(one["seconds_per_step"] / one["step_seconds"] for one in known),
-            source=known[0]["source"],
-        )
-    return {
-        "ranks": [
-            Rank(**rank, communication_seconds=(rank["communication"] or {}).get("seconds_per_step")) for rank in ranks
-        ],
-        "rank_spread": (max(times) - min(times)) / fmean(times),
-        "communication": communication,
-    }
 
 
 def _gradient_parity(result: dict[str, Any], reference: Mapping[str, Any]) -> Parity | None:

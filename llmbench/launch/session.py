@@ -14,14 +14,22 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from llmbench import __version__
-from llmbench.data.sources import load
 from llmbench.errors import UserError
 from llmbench.launch import record as records
 from llmbench.launch.compiled import CompiledCode
-from llmbench.launch.prepare import BaseError, Data, OnProgress, describe, lora_base, measured_peaks, parity_reference
+from llmbench.launch.prepare import (
+    BaseError,
+    Data,
+    describe,
+    load_data,
+    lora_base,
+    measured_peaks,
+    parity_reference,
+)
 from llmbench.launch.sampler import Sampler
-from llmbench.launch.target import Target, log_of
+from llmbench.launch.target import log_of
 from llmbench.launch.timeline import MemoryWatch
+from llmbench.launch.trains import Needs, Trains
 from llmbench.results.environment import decisive_differences
 from llmbench.results.fingerprint import fingerprint, git_state
 from llmbench.results.redact import command as redacted
@@ -76,7 +84,7 @@ class Session:
         run: its description; written at the beginning and at the end.
     """
 
-    def __init__(self, folder: RunFolder, run: Run, target: Target, data: Data, progress: Progress) -> None:
+    def __init__(self, folder: RunFolder, run: Run, target: Trains, data: Data, progress: Progress) -> None:
         self.folder = folder
         self.run = run
         self._target = target
@@ -149,8 +157,9 @@ class Session:
             self.folder.append(record.model_copy(update={"wall_seconds": time.monotonic() - begin}))
             raise
         if record.error and record.error.rank is not None:
-            log = str(log_of(Path(log), record.error.rank))
-            record = record.model_copy(update={"log": log})
+            of_rank = str(log_of(Path(log), record.error.rank))
+            if (self.folder.path / of_rank).exists():  # that of a node that was lost never came
+                record = record.model_copy(update={"log": of_rank})
         record = records.with_measured_peak(record, self._peaks)
         record = records.with_measured_bandwidth(record, self._bandwidth)
         if series is not None:
@@ -296,7 +305,7 @@ def preload(cases: Sequence[Case]) -> list[str]:
     return list(names)
 
 
-def start(request: Request, target: Target, progress: Progress) -> Session:
+def start(request: Request, target: Trains, progress: Progress) -> Session:
     """Prepares a new run: data, machine, folder.
 
     Raises:
@@ -309,12 +318,15 @@ def start(request: Request, target: Target, progress: Progress) -> Session:
         (request.out / "logs").mkdir(parents=True, exist_ok=True)
         target.ready()
         machine = describe(target, request.device, request.out / "logs" / "preparation.log")
+        environment = fingerprint(machine, target.environ)
+        cases = [case.planned() for case in request.cases]
+        nodes = target.prepare(Needs(cases, request.data, data.sha256(), machine["device"], environment))
         run = Run(
             id=new_id(),
             suite=request.suite,
             suite_file=request.suite_file,
             description=request.description,
-            cases=[case.planned() for case in request.cases],
+            cases=cases,
             ladder=request.ladder,
             command=redacted(list(request.command)),
             working_folder=str(Path.cwd()),
@@ -322,7 +334,8 @@ def start(request: Request, target: Target, progress: Progress) -> Session:
             python=target.python,
             device=machine["device"],
             data=data.text.describe() | {"argument": request.data},
-            environment=fingerprint(machine, target.environ),
+            environment=environment,
+            nodes=nodes,
             git=git_state(Path.cwd()),
             started_at=records.utc_now(),
         )
@@ -333,7 +346,7 @@ def start(request: Request, target: Target, progress: Progress) -> Session:
         raise
 
 
-def resume(folder: RunFolder, run: Run, target: Target, progress: Progress) -> Session:
+def resume(folder: RunFolder, run: Run, target: Trains, progress: Progress) -> Session:
     """Prepares to go on with a run.
 
     Raises:
@@ -354,21 +367,16 @@ def resume(folder: RunFolder, run: Run, target: Target, progress: Progress) -> S
             f"{folder.path}: the environment changed since the run began: {', '.join(map(str, changed))}",
             "a run is of one environment; start a new one",
         )
-    run = run.model_copy(update={"status": "running", "finished_at": None, "resumed": run.resumed + 1})
+    needs = Needs(run.cases, run.data.get("argument"), data.sha256(), run.device, environment, run.nodes)
+    nodes = target.prepare(needs)
+    if bool(nodes) != bool(run.nodes):
+        raise UserError(
+            f"{folder.path}: it began on {len(run.nodes) or 'no'} nodes, and is to go on with {len(nodes) or 'none'}",
+            f"--nnodes {len(run.nodes)}" if run.nodes else "leave --nnodes out",
+        )
+    run = run.model_copy(update={"nodes": nodes, "status": "running", "finished_at": None, "resumed": run.resumed + 1})
     folder.write_run(run)
     return Session(folder, run, target, data, progress)
-
-
-def load_data(argument: str | None, cases: Sequence[Case], on_progress: OnProgress) -> Data:
-    """The text of ``--data``, cut for each of the cases.
-
-    Raises:
-        UserError: there is no such text, or it is too short.
-    """
-    data = Data(load(argument), on_progress)
-    for case in cases:
-        data.of(case)
-    return data
 
 
 def broken(records_: list[Record]) -> list[Record]:

@@ -18,16 +18,15 @@ from typing import Any
 
 from llmbench.errors import UserError
 from llmbench.launch.oom import OomCounter
+from llmbench.launch.trains import Needs, OnEvent, Waited
 from llmbench.paths import PACKAGE
+from llmbench.results.schema import Node
 
 START_SECONDS = 180.0  # to import torch, from a cold network disk
 STACK_SECONDS = 2.0  # for a hanging job to write its stack before it is killed
 KILLED_SECONDS = 10.0  # for the server to tell that its killed job is gone
 SHORTEST_LOOK = 0.1  # seconds between looks at the deadline of a job that waits
 MINIMUM_TORCH = (2, 6)
-
-OnEvent = Callable[[dict[str, Any]], None]
-Waited = Callable[[], float]
 
 
 @dataclass
@@ -153,6 +152,10 @@ class Target:
             self.hello = event
         return self.hello
 
+    def prepare(self, needs: Needs) -> list[Node]:
+        """Nothing: there are no other nodes."""
+        return []
+
     def run(
         self,
         job: dict[str, Any],
@@ -164,7 +167,8 @@ class Target:
         """Does one job in a fresh process.
 
         Args:
-            job: what ``llmbench.worker.job.run`` takes, without ``result`` and ``asked_at``.
+            job: what ``llmbench.worker.job.run`` takes, without ``result`` and ``asked_at``. Of one with a ``share``
+                only that part of its ranks is here.
             log: file to which the job's stdout and stderr are appended.
             deadline: seconds until it is stopped.
             on_event: told of each phase as it begins.
@@ -181,12 +185,13 @@ class Target:
             heartbeat.touch()
             self._heartbeat = heartbeat
             files = {"result": str(result), "log": str(log.resolve()), "heartbeat": str(heartbeat)}
-            begins = {rank: _size(log_of(log, rank)) for rank in range(job.get("world_size", 1))}
+            here = _ranks_here(job)
+            begins = {rank: _size(log_of(log, rank)) for rank in here}
             self._send(job | files | {"asked_at": begin})
             self._watch(outcome, lambda: begin + deadline + waited(), on_event)
             self._heartbeat = None
             steps = _counters(heartbeat)
-            outcome.steps = min(steps, default=0)
+            outcome.steps = min(steps[here.start :], default=0)
             for rank, state in outcome.ranks.items():
                 state.log_begin = begins[rank]
                 state.steps = steps[rank] if rank < len(steps) else 0
@@ -346,6 +351,12 @@ class Target:
     def _said_all(self) -> bool:
         """Whether the server has closed its end of the pipe, as one does that is about to be gone."""
         return self._next(0.0) is None and not self._lines.empty()
+
+
+def _ranks_here(job: Mapping[str, Any]) -> range:
+    """The ranks of a job that this machine has."""
+    share = job.get("share") or {"first_rank": 0, "ranks": job.get("world_size", 1)}
+    return range(share["first_rank"], share["first_rank"] + share["ranks"])
 
 
 def _size(file: Path) -> int:

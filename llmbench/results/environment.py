@@ -78,6 +78,28 @@ def decisive_differences(before: Mapping[str, Any], after: Mapping[str, Any]) ->
     return differences(_decisive(before), _decisive(after))
 
 
+_OF_A_NODE = (
+    "torch.version",
+    "torch.cuda",
+    "torch.cudnn",
+    "torch.nccl",
+    "torch.threads",
+    "driver",
+    "host.kernel",
+    "host.os",
+    "python.version",
+)
+
+
+def facts_of_node(environment: Mapping[str, Any], llmbench: str) -> dict[str, str]:
+    """What must be alike on nodes that train together, or at least be known, flat: versions, kernel, hardware."""
+    flat = flat_environment(environment, llmbench)
+    found = {key: flat[key] for key in (*_OF_A_NODE, "llmbench") if key in flat}
+    host, names = _host(environment), [str(device.get("name")) for device in _devices(environment)]
+    found |= {f"host.{key}": str(host[key]) for key in _OF_THE_HOST if host.get(key) is not None}
+    return found | ({"devices": ", ".join(names)} if names else {})
+
+
 def _decisive(environment: Mapping[str, Any]) -> dict[str, str]:
     flat = flat_environment(environment)
     found = {key: flat[key] for key in _DECISIVE if key in flat}

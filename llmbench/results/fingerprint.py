@@ -25,9 +25,21 @@ def fingerprint(machine: dict[str, Any], environ: Mapping[str, str]) -> dict[str
     """
     return {
         "host": _host(),
+        **_driver(machine["device"]),
         **{part: machine[part] for part in ("python", "torch", "devices", "packages")},
         "variables": environment(environ),
     }
+
+
+def _driver(device: str) -> dict[str, str]:
+    """The version of NVIDIA's driver, where it is in use."""
+    if device != "cuda":
+        return {}
+    try:
+        text = Path("/sys/module/nvidia/version").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return {}
+    return {"driver": text.strip()}
 
 
 def git_state(folder: Path) -> Git | None:

@@ -164,11 +164,23 @@ class Rank(Part):
 
     rank: int
     host: str
+    node: int = Field(0, description="rank of its node; 0 on one machine")
     device: str
     window_seconds: float
+    step_median_seconds: float | None = Field(None, description="of the steps of the timed window")
+    step_p95_seconds: float | None = None
     communication_seconds: float | None = Field(None, description="of one step, waiting for others included")
     peak_allocated_bytes: int | None = None
     peak_rss_bytes: int | None = None
+
+
+class OverRanks(Part):
+    """One quantity of all ranks that know it."""
+
+    sum: float | None = Field(None, description="null where a sum means nothing, as of seconds that pass together")
+    max: float
+    spread: float | None = Field(None, description="(largest - smallest) / mean; null where the mean is 0")
+    max_rank: int = Field(description="the rank that has the largest")
 
 
 class Communication(Part):
@@ -279,6 +291,7 @@ class Record(Part):
     hardware: Hardware | None = None
     ranks: list[Rank] = Field([], description="where there are several")
     rank_spread: float | None = metric("lower", default=None, description="(slowest - fastest) / mean time of a rank")
+    over_ranks: dict[str, OverRanks] = Field({}, description="by field of a rank, where there are several")
     communication: Communication | None = None
     scaling: Scaling | None = None
     series: str | None = Field(None, description="file of the step times and loss curve, relative to the run")
@@ -310,6 +323,18 @@ class Git(Part):
     dirty: bool
 
 
+class Node(Part):
+    """One of the machines that trained together."""
+
+    node_rank: int
+    host: str
+    address: str | None = Field(None, description="as the first node sees it")
+    processes: int = Field(1, description="ranks that it can take")
+    devices: list[str] = Field([], description="names")
+    facts: dict[str, str] = Field({}, description="what speed and losses hang on: versions, kernel, hardware")
+    differences: list[str] = Field([], description="what is not as on node 0: `name of node 0 → here`")
+
+
 class PlannedCase(Part):
     """A case before it ran."""
 
@@ -339,7 +364,8 @@ class Run(Part):
     data: dict[str, Any] = Field(
         {}, description="which text: name, sha256 of each split, floor in nats per byte if known"
     )
-    environment: dict[str, Any] = {}
+    environment: dict[str, Any] = Field({}, description="of the machine, or of node 0")
+    nodes: list[Node] = Field([], description="the machines that trained together; empty for a run on one alone")
     git: Git | None = Field(None, description="of the folder the command was given in")
     status: Literal["running", "done", "interrupted"] = "running"
     started_at: str

@@ -192,6 +192,7 @@ class _Case:
             "host": self.world.host,
             "device": self.device.name,
             "window_seconds": timing.window_seconds,
+            "step_seconds": timing.step_seconds[timing.first_timed_step - 1 :],  # they begin with step 1
             "communication": communication,
             "peak_allocated_bytes": memory["peak_allocated_bytes"],
             "peak_rss_bytes": memory["peak_rss_bytes"],

@@ -35,6 +35,7 @@ def describe_machine(job: dict[str, Any], events: Events) -> dict[str, Any]:
             "git": torch.version.git_version,
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
+            "nccl": _nccl(device),
             "threads": torch.get_num_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "compiler": os.environ.get("CXX") or next(filter(None, map(shutil.which, CXX)), None),
@@ -56,6 +57,16 @@ def _every_package() -> dict[str, str]:
         if name := one.metadata["Name"]:
             found.setdefault(name, one.version)
     return dict(sorted(found.items()))
+
+
+def _nccl(device: Device) -> str | None:
+    """The version of NCCL; None where torch has none, and on CPUs, which do not use it."""
+    if not device.cuda:
+        return None
+    try:
+        return ".".join(map(str, torch.cuda.nccl.version()))
+    except (AttributeError, RuntimeError):
+        return None
 
 
 def _modes(device: Device, names: list[str]) -> dict[str, str | None]:

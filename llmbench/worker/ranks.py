@@ -128,9 +128,7 @@ def launch_share(share: dict[str, Any], function: Callable[..., Any], *arguments
     _launch(config, share["gate"], function, arguments)
 
 
-def _launch(
-    config: LaunchConfig, gate: str | None, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> None:
+def _launch(config: LaunchConfig, gate: str | None, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     all_forked = multiprocessing.get_context("fork").Barrier(config.nproc_per_node)
     elastic_launch(config, _when_all_are_forked)(os.getpid(), all_forked, gate, function, arguments)
 

@@ -76,7 +76,7 @@ def test_schema_is_json_schema(llmbench: Command) -> None:
 def test_completion_knows_suites_workloads_and_modes() -> None:
     from llmbench.cli.names import complete_mode, complete_suite, complete_workload
 
-    assert complete_suite("sm") == ["smoke"]
+    assert sorted(complete_suite("sm")) == ["smoke", "smoke-ddp"]
     assert complete_workload("gpt-1") == ["gpt-124m", "gpt-1.5b"]
     assert complete_mode("compile+b") == ["compile+bf16", "compile+bf16-params"]
 

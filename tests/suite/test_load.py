@@ -186,7 +186,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown suite 'smok'") as error:
         find("smok")
-    assert "did you mean smoke?" in str(error.value.hint)
+    assert "did you mean smoke or smoke-ddp?" in str(error.value.hint)
 
 
 def test_a_file_of_the_name_of_a_shipped_suite_does_not_hide_it(

@@ -151,7 +151,7 @@ def follow(place: Place, python: str, processes: int, join_seconds: float, kind:
             except LeaderLost as lost:
                 complain(f"llmbench: {lost}", "  what was finished is there; go on with --resume on node 0")
                 return USAGE
-        say("node 0 was interrupted" if why else "done")
+        say("node 0 was interrupted" if why else "done: node 0 has ended the run")
         return 0
     return ending.code
 

@@ -200,7 +200,7 @@ class TestHosts:
         with training(tmp_path / "one", environment, hosts2) as nodes:
             os.kill(nodes[0].process.pid, signal.SIGINT)
             codes, records = ended(nodes, tmp_path / "one")
-            assert "node 0 was interrupted" in nodes[1].stderr
+            assert "node 0 has ended the run" in nodes[1].stderr
         assert codes == [130, 0]
         assert records[FIRST].status == "aborted"
         with training(tmp_path / "two", environment, hosts2) as nodes:

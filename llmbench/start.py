@@ -78,6 +78,10 @@ def _doctor_alone(arguments: list[str], fault: str) -> None:
     for name in ("baseline", "html"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--patience", type=float, default=1.0)
+    parser.add_argument("--nodes", "--nnodes", nargs="?", const="environment")
+    for name, kind in (("node-rank", int), ("nproc-per-node", int), ("master-port", int), ("join-seconds", float)):
+        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--master-addr")
     sys.exit(carry_out(Options(**vars(parser.parse_args(arguments[1:])), own_fault=fault)))
 
 

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from llmbench import __version__
 from llmbench.cli.ab import ab
 from llmbench.cli.compare import compare
-from llmbench.cli.doctor import doctor
+from llmbench.cli.doctor import DoctorCommand, doctor
 from llmbench.cli.gate import gate
 from llmbench.cli.history import history
 from llmbench.cli.interrupts import exit_code, terminable
@@ -48,7 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
 )
-app.command()(doctor)
+app.command(cls=DoctorCommand)(doctor)
 app.command()(run)
 app.command()(report)
 app.command()(compare)

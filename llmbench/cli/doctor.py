@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from llmbench.cli.names import complete_check, complete_explained
 
 _WHAT = "What to ask"
 _HOW = "How to ask"
+_NODES = "On several nodes, started once on each"
 _OUTPUT = "What to print (one of these)"
 _BESIDE = "Beside it"
+
+
+class DoctorCommand(TyperCommand):
+    """Takes ``--nodes`` without a number, too: the launcher's variables then say how many there are."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As any command."""
+        from llmbench.doctor.nodes.command import FROM_ENVIRONMENT
+
+        for place, argument in enumerate(args):
+            if argument == "--nodes" and (place + 1 == len(args) or args[place + 1].startswith("-")):
+                args = [*args[:place], f"--nodes={FROM_ENVIRONMENT}", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
 
 
 def doctor(
@@ -100,6 +115,54 @@ def doctor(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write a page.", rich_help_panel=_BESIDE)
     ] = None,
+    nodes: Annotated[
+        str | None,
+        typer.Option(
+            "--nodes",
+            "--nnodes",
+            metavar="[N]",
+            help="Check so many nodes, and then what is between them. Without a number the launcher says it "
+            "(PET_*, SLURM_*).",
+            rich_help_panel=_NODES,
+        ),
+    ] = None,
+    node_rank: Annotated[
+        int | None,
+        typer.Option(
+            "--node-rank", metavar="I", min=0, help="Which node this is; 0 asks and tells.", rich_help_panel=_NODES
+        ),
+    ] = None,
+    nproc_per_node: Annotated[
+        int | None,
+        typer.Option(
+            "--nproc-per-node",
+            metavar="K",
+            min=1,
+            help="Ranks of a node in the all-reduce (one for each GPU).",
+            rich_help_panel=_NODES,
+        ),
+    ] = None,
+    master_addr: Annotated[
+        str | None,
+        typer.Option("--master-addr", metavar="HOST", help="Where node 0 is.", rich_help_panel=_NODES),
+    ] = None,
+    master_port: Annotated[
+        int | None,
+        typer.Option(
+            "--master-port",
+            metavar="PORT",
+            min=1,
+            max=65535,
+            help="Port of node 0 to meet at (29500).",
+            rich_help_panel=_NODES,
+        ),
+    ] = None,
+    join_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--join-seconds", metavar="S", min=1, help="Wait so long for the others (300).", rich_help_panel=_NODES
+        ),
+    ] = None,
 ) -> None:
     """Check this environment: does PyTorch work here, and if not, why, and what mends it?
 
@@ -118,6 +181,10 @@ def doctor(
         llmbench doctor --json > golden.json; ssh other llmbench doctor --baseline golden.json
 
         llmbench doctor --explain torch.import
+
+        llmbench doctor --nodes 4 --node-rank 0 --master-addr h0 --html nodes.html (and 1, 2, 3 on the others)
+
+        srun --ntasks-per-node=1 llmbench doctor --nodes
     """
     from llmbench.doctor.command import Options, carry_out
 
@@ -138,6 +205,12 @@ def doctor(
                 fix=fix,
                 explain=explain,
                 html=html,
+                nodes=nodes,
+                node_rank=node_rank,
+                nproc_per_node=nproc_per_node,
+                master_addr=master_addr,
+                master_port=master_port,
+                join_seconds=join_seconds,
             )
         )
     )

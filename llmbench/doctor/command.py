@@ -26,6 +26,7 @@ class Options:
     """The options of the command, by their names.
 
     Attributes:
+        nodes: how many, or ``environment``: the launcher says it. None: this machine alone.
         own_fault: why llmbench's own libraries cannot be imported, where that is so.
     """
 
@@ -43,6 +44,12 @@ class Options:
     fix: bool = False
     explain: str | None = None
     html: Path | None = None
+    nodes: str | None = None
+    node_rank: int | None = None
+    nproc_per_node: int | None = None
+    master_addr: str | None = None
+    master_port: int | None = None
+    join_seconds: float | None = None
     own_fault: str | None = None
 
 
@@ -76,10 +83,15 @@ def carry_out(options: Options) -> int:
         raise UserError(
             f"--patience {options.patience:g}: not a factor", "give a number above 0; 3 waits three times as long"
         )
+    if options.nodes is not None:
+        return _carry_out_on_nodes(options, output)
+    _only_with_nodes(options)
     diagnosis = _diagnose(options)
     document = diagnosis.to_json()
     if options.html:
-        _write_page(options.html, document)
+        from llmbench.report import doctor_page
+
+        _write_page(options.html, doctor_page(document))
     _print(_drawn(document, output, options.verbose))
     if output is _Output.github or (output is _Output.text and on_actions()):
         _tell_github(document)
@@ -96,6 +108,41 @@ def _output(options: Options) -> _Output:
     if len(outputs) > 1:
         raise UserError(f"{' and '.join(outputs)} are different outputs", "ask for one of them")
     return outputs[0] if outputs else _Output.text
+
+
+def _only_with_nodes(options: Options) -> None:
+    for name in ("node_rank", "nproc_per_node", "master_addr", "master_port", "join_seconds"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is for several nodes", "llmbench doctor --nodes N …")
+
+
+def _carry_out_on_nodes(options: Options, output: _Output) -> int:
+    """As ``carry_out``, as one of several nodes; only node 0 prints what was found."""
+    from llmbench.doctor.nodes.command import diagnose_nodes
+    from llmbench.doctor.nodes.render import markdown, text
+    from llmbench.doctor.nodes.serve import Asked
+
+    if output in (_Output.fix, _Output.github) or options.baseline:
+        name = "--baseline" if options.baseline else output
+        raise UserError(f"{name} is for one machine, --nodes for several", "ask for one of them")
+    asked = Asked(tuple(_split(options.only)), tuple(_split(options.skip)), options.deep, options.patience)
+    with _ended_as_interrupted():
+        document = diagnose_nodes(options, asked)
+    if isinstance(document, int):
+        return document
+    if options.html:
+        from llmbench.report.doctor_nodes import doctor_nodes_page
+
+        _write_page(options.html, doctor_nodes_page(document))
+    if output is _Output.markdown:
+        drawn = markdown(document)
+    elif output is _Output.json:
+        drawn = _json(document)
+    else:
+        drawn = text(document, _columns(), sys.stdout is not None and sys.stdout.isatty(), options.verbose)
+    _print(drawn)
+    verdict = document["verdict"]
+    return int(verdict == "fail" or (options.strict and verdict == "warn"))
 
 
 def _split(names: Sequence[str]) -> list[str]:
@@ -139,9 +186,7 @@ def _ended_as_interrupted() -> Iterator[None]:
 
 def _drawn(document: dict[str, Any], output: _Output, verbose: bool) -> str:
     if output is _Output.json:
-        import json
-
-        return json.dumps(document, indent=2, allow_nan=False) + "\n"
+        return _json(document)
     if output is _Output.markdown:
         from llmbench.doctor.markdown import markdown
 
@@ -158,6 +203,12 @@ def _drawn(document: dict[str, Any], output: _Output, verbose: bool) -> str:
     return harmless(drawn) if on_actions() else drawn
 
 
+def _json(document: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
 def _columns() -> int:
     return shutil.get_terminal_size((80, 24)).columns
 
@@ -171,12 +222,11 @@ def _tell_github(document: dict[str, Any]) -> None:
     append_summary(markdown(document))
 
 
-def _write_page(file: Path, document: dict[str, Any]) -> None:
-    from llmbench.report import doctor_page
+def _write_page(file: Path, page: str) -> None:
     from llmbench.report.page import write_page
 
     try:
-        write_page(file, doctor_page(document))
+        write_page(file, page)
     except OSError as error:
         raise UserError(f"--html {file}: {error.strerror}", "name a file in a folder that can be written") from None
 

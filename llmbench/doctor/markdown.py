@@ -22,14 +22,15 @@ def _parts(document: Mapping[str, Any]) -> Iterator[str]:
     yield f"### llmbench doctor: {text(str(document.get('headline') or ''))}"
     yield table(("", ""), [(name, code(value)) for name, value in first(document)])
     for problem in outline(document).problems:
-        yield "\n".join(_problem(problem))
+        yield "\n".join(problem_lines(problem))
     yield details(f"All checks: {summary(document)}", _every_finding(document))
     for title, key in (("Facts", "facts"), ("Environment variables", "environment")):
         if document.get(key):
             yield details(title, block(json.dumps(_short(document[key]), indent=1), "json"))
 
 
-def _problem(problem: Problem) -> Iterator[str]:
+def problem_lines(problem: Problem) -> Iterator[str]:
+    """A paragraph of a problem and the list of what is said of it."""
     title = text(str(problem.finding.get("title") or ""))
     yield f"**{str(problem.finding['verdict']).upper()}** {code(problem.id)} {title}".rstrip()
     for label, value in words(problem):

@@ -37,6 +37,7 @@ class Finding:
         fault: id of the ``Fault`` that was found.
         script: shell commands of the fix, if it is safe to run them without a second thought.
         root: id of the check that this follows from: it was not asked for its sake, or failed because of it.
+        nodes: node ranks that it names, of a check between nodes.
     """
 
     verdict: Verdict
@@ -47,6 +48,7 @@ class Finding:
     fault: str | None = None
     script: str | None = None
     root: str | None = None
+    nodes: tuple[int, ...] = ()
 
 
 def passed(evidence: str) -> Finding:
@@ -243,7 +245,7 @@ class Diagnosis:
             "started_at": self.started_at,
             "seconds": round(self.seconds, 2),
             "deep": self.deep,
-            "checks": [_answer_json(answer) for answer in self.answers],
+            "checks": [answer_json(answer) for answer in self.answers],
             "facts": self.facts,
             "environment": self.environment,
         }
@@ -251,7 +253,8 @@ class Diagnosis:
         return {key: value if key in ours else clean(value) for key, value in document.items()}
 
 
-def _answer_json(answer: Answer) -> dict[str, Any]:
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """One of ``checks`` in the document; its texts are redacted."""
     check = answer.check
     return {
         "id": check.id,
@@ -270,7 +273,8 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
 
     ours = ("verdict", "link", "fault", "root")
     said = {name: value if name in ours else clean(value) for name, value in vars(finding).items()}
-    return said | {"title": title_of(finding.fault)}
+    nodes = said.pop("nodes")
+    return said | {"title": title_of(finding.fault)} | ({"nodes": list(nodes)} if nodes else {})
 
 
 def clean(value: Any) -> Any:

@@ -15,6 +15,8 @@ from llmbench.doctor.runner import Context
 LOOKUP_LIMIT = 3.0
 """Seconds; a lookup that takes longer is not waited for."""
 DEFAULT_PORT = 29500
+OWN_PORTS: set[int] = set()
+"""On which this very command listens, as node 0 of several: nobody else has taken them."""
 
 ANSWERS: WeakKeyDictionary[Processes, dict[str, Any]] = WeakKeyDictionary()
 """What each diagnosis found. Times and addresses are no facts that another machine could be compared with."""

@@ -26,21 +26,23 @@ def text(document: Mapping[str, Any], width: int = 80, colours: bool = False, ve
         colours: whether the reader is a terminal; ``NO_COLOR`` is heeded.
         verbose: whether to list what is fine and what does not apply.
     """
-    page = _Page(max(20, min(width, WIDTH)), colours and not os.environ.get("NO_COLOR"))
+    page = Page(max(20, min(width, WIDTH)), colours and not os.environ.get("NO_COLOR"))
     return "\n".join(page.lines(document, verbose)) + "\n"
 
 
-class _Page:
+class Page:
+    """Draws the parts of a text of so many columns, with or without colours."""
+
     def __init__(self, width: int, colours: bool) -> None:
         self._width = width
         self._colours = colours
 
     def lines(self, document: Mapping[str, Any], verbose: bool) -> Iterator[str]:
         told = outline(document)
-        yield from self._wrapped(str(document.get("headline") or ""), "bold")
+        yield from self.wrapped(str(document.get("headline") or ""), "bold")
         yield ""
         for problem in told.problems:
-            yield from self._problem(problem)
+            yield from self.problem(problem)
             yield ""
         quiet = _quiet(told, verbose)
         if verbose:
@@ -49,10 +51,11 @@ class _Page:
                     yield from self._check(word, check)
             yield ""
         if quiet:
-            yield from self._wrapped(quiet, "dim")
-        yield from self._wrapped(f"{summary(document)}. More: llmbench doctor --explain ID", "dim")
+            yield from self.wrapped(quiet, "dim")
+        yield from self.wrapped(f"{summary(document)}. More: llmbench doctor --explain ID", "dim")
 
-    def _problem(self, problem: Problem) -> Iterator[str]:
+    def problem(self, problem: Problem) -> Iterator[str]:
+        """What was found, why, and what mends it."""
         verdict = str(problem.finding["verdict"])
         yield f"{self._in(verdict, f'{verdict.upper():<5}')} {self._in('bold', problem.id)}"
         before = ""
@@ -85,7 +88,8 @@ class _Page:
         for line in _wrap(value, self._width - indent):
             yield " " * indent + self._in(style, line)
 
-    def _wrapped(self, value: str, style: str) -> Iterator[str]:
+    def wrapped(self, value: str, style: str) -> Iterator[str]:
+        """Lines of a paragraph."""
         for line in _wrap(value, self._width):
             yield self._in(style, line)
 

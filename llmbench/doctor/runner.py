@@ -165,6 +165,7 @@ def diagnose(
     patience: float = 1.0,
     on_event: Callable[[Event], None] | None = None,
     own_fault: str | None = None,
+    processes: Processes | None = None,
 ) -> Diagnosis:
     """Judges the environment of an interpreter. Nothing in that environment can make this fail.
 
@@ -176,6 +177,7 @@ def diagnose(
         patience: factor of all deadlines.
         on_event: called from this thread as checks start and finish.
         own_fault: why llmbench's own libraries cannot be imported, where that is so.
+        processes: starts all processes, and ends them with this; given by who may have to end them earlier.
 
     Raises:
         UserError: there is no such interpreter, area or check.
@@ -183,7 +185,7 @@ def diagnose(
     interpreter = find_interpreter(python)
     checks = select(all_checks(), only, skip, deep)
     started_at, started = datetime.now(UTC), time.monotonic()
-    processes = Processes()
+    processes = processes or Processes()
     context = Context(interpreter, dict(os.environ), deep, processes, patience, own_fault)
     try:
         answers = _ask_all(checks, context, on_event or (lambda event: None))
@@ -191,7 +193,7 @@ def diagnose(
         processes.stop()
     return Diagnosis(
         python=interpreter,
-        answers=tuple(_to_their_roots([answers[check.id] for check in checks], interpreter)),
+        answers=tuple(to_their_roots([answers[check.id] for check in checks], interpreter)),
         facts=context.facts,
         environment=redact.environment(os.environ),
         seconds=time.monotonic() - started,
@@ -341,7 +343,7 @@ def _unmet_need(check: Check, answers: Mapping[str, Answer]) -> str | None:
 _GRAVITY = {"fail": 2, "warn": 1}
 
 
-def _to_their_roots(answers: Sequence[Answer], python: str) -> list[Answer]:
+def to_their_roots(answers: Sequence[Answer], python: str) -> list[Answer]:
     """The answers, with each fault that only follows from another told as such, and ``<python>`` filled in."""
     by_id = {answer.check.id: answer for answer in answers}
 

@@ -60,7 +60,7 @@ def doctor_page(document: Mapping[str, Any]) -> str:
     """The HTML of ``llmbench doctor --json``'s document. What is missing from it is left out of the page."""
     told = _with_texts(document)
     findings = _findings(told)
-    problems = [_problem(problem) for problem in outline(told).problems]
+    problems = [problem_view(problem) for problem in outline(told).problems]
     checks = _list(told.get("checks"))
     seconds = document.get("seconds")
     took = f"{count(len(checks), 'check')} in {duration(seconds)}" if isinstance(seconds, int | float) else None
@@ -105,7 +105,7 @@ def _with_texts(document: Mapping[str, Any]) -> dict[str, Any]:
 def _findings(document: Mapping[str, Any]) -> list[FindingView]:
     """Worst first, else in the order of the checks."""
     found = [
-        _finding(check, finding)
+        finding_view(check, finding)
         for check in map(_mapping, _list(document.get("checks")))
         for finding in map(_mapping, _list(check.get("findings")) or [{}])
     ]
@@ -113,7 +113,8 @@ def _findings(document: Mapping[str, Any]) -> list[FindingView]:
     return sorted(found, key=lambda finding: order.index(finding.verdict.key))
 
 
-def _finding(check: Mapping[str, Any], finding: Mapping[str, Any]) -> FindingView:
+def finding_view(check: Mapping[str, Any], finding: Mapping[str, Any]) -> FindingView:
+    """A finding of a check of a document."""
     key = _text(finding.get("verdict")) or _text(check.get("verdict")) or "incomplete"
     link = _text(finding.get("link"))
     return FindingView(
@@ -133,10 +134,11 @@ def _finding(check: Mapping[str, Any], finding: Mapping[str, Any]) -> FindingVie
     )
 
 
-def _problem(problem: Problem) -> ProblemView:
-    followers = [_finding(check, finding) for check, finding in problem.follows]
+def problem_view(problem: Problem) -> ProblemView:
+    """A problem with what follows from it."""
+    followers = [finding_view(check, finding) for check, finding in problem.follows]
     return ProblemView(
-        _finding(problem.check, problem.finding),
+        finding_view(problem.check, problem.finding),
         [(finding.id, finding.evidence.partition(": ")[2] or finding.evidence) for finding in followers],
         problem.unasked,
     )

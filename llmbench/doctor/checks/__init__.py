@@ -34,6 +34,7 @@ AREAS = (
     "stress",
     "plugins",
     "baseline",
+    "nodes",
 )
 """In the order in which they are told; those of plug-ins come after."""
 

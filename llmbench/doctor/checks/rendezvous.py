@@ -9,6 +9,7 @@ from llmbench.doctor.checks.registry import check, fault
 from llmbench.doctor.model import Finding, passed, skipped
 from llmbench.doctor.network import (
     DEFAULT_PORT,
+    OWN_PORTS,
     PROXIES,
     is_loopback,
     more_than_a_name,
@@ -149,7 +150,7 @@ _FEW = 2000
 @check("network.port", "The port of the rendezvous is free", needs=("network.loopback",))
 def port(context: Context) -> Iterator[Finding]:
     given = context.environ.get("MASTER_PORT")
-    ports = network(context).get("ports", {})
+    ports = {name: use for name, use in network(context).get("ports", {}).items() if int(name) not in OWN_PORTS}
     here = context.environ.get("RANK", "0") == "0"
     launched = "TORCHELASTIC_RUN_ID" in context.environ  # whose agent listens on it
     number = int(given) if given and given.strip().isdigit() else 0

@@ -208,6 +208,11 @@ class Leader:
                 raise UserError(self._absent(missing), self._join_hint())
             self._on_wait(missing)
 
+    def hellos(self) -> dict[int, dict[str, Any]]:
+        """What those that have joined so far said of themselves, by node rank; this node included."""
+        with self._joined:
+            return dict(self._hellos)
+
     def missing(self) -> list[int]:
         """Node ranks that have not joined yet."""
         return [rank for rank in range(self.place.nnodes) if rank not in self._hellos]

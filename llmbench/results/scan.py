@@ -37,6 +37,10 @@ class SoloTest(Part):
 
     round: int = Field(ge=0, le=_MOST)
     values: dict[str, float | None] = Field(default_factory=dict)
+    best: dict[str, float] = Field(
+        default_factory=dict, description="what was reached once, on a machine that nodes share; it decides there"
+    )
+    notes: dict[str, str] = Field(default_factory=dict, description="by metric: what may explain the value")
     reason: str | None = Field(None, description="why there is no value")
 
 
@@ -83,6 +87,9 @@ class PairTest(Part):
     b: str
     round: int = Field(ge=0, le=_MOST)
     bus_bandwidth_bytes_per_s: float | None
+    best_bytes_per_s: float | None = Field(
+        None, description="the best repetition, on a machine that nodes share; it decides there"
+    )
     verdict: TestVerdict
     reason: str | None = None
     points: list[Point] = Field(default_factory=list)
@@ -130,6 +137,12 @@ class Scan(Part):
     rounds: int = Field(ge=0, le=_MOST, description="rounds of pair tests; those of one round run at the same time")
     pair_tests: int = Field(ge=0, le=_MOST)
     every_link: bool = Field(False, description="whether each pair was tested, not one random matching")
+    machines: int | None = Field(
+        None,
+        ge=1,
+        le=_MOST,
+        description="that the nodes run on; those that share one are measured one after the other",
+    )
     gates: list[Gate]
     nodes: list[ScanNode]
     links: list[SlowLink]

@@ -69,7 +69,9 @@ def _share_of_cores() -> int:
 def _kinds() -> dict[str, Any]:
     from llmbench.worker.case import compile_again, run_case, train_base
     from llmbench.worker.lockstep import run_turns
+    from llmbench.worker.measure.alone import measure_alone
     from llmbench.worker.measure.machine import describe_machine
+    from llmbench.worker.measure.network import measure_pair
     from llmbench.worker.measure.parity import measure_reference
     from llmbench.worker.measure.peaks import measure_peaks
 
@@ -81,4 +83,6 @@ def _kinds() -> dict[str, Any]:
         "case": run_case,
         "compile": compile_again,
         "turns": run_turns,
+        "scan_solo": measure_alone,
+        "scan_pair": measure_pair,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from llmbench import __version__
@@ -30,12 +30,25 @@ def simulated_scan(spec: Spec, *, command: Sequence[str], every_link: bool = Fal
 
 
 def scan_document(
-    seen: Measurements, *, command: Sequence[str], started_at: str, seconds: float = 0.0, every_link: bool = False
+    seen: Measurements,
+    *,
+    command: Sequence[str],
+    started_at: str,
+    seconds: float = 0.0,
+    every_link: bool = False,
+    hosts: Mapping[str, str] | None = None,
+    machines: int | None = None,
 ) -> Scan:
-    """The verdicts on what was measured, as ``llmbench scan --json`` prints them."""
+    """The verdicts on what was measured, as ``llmbench scan --json`` prints them.
+
+    Args:
+        hosts: host names by node, of those that are known; by default nodes have the names of their hosts.
+        machines: that the nodes run on, if known.
+    """
     found = judge(seen)
     slow = [node.name for node in found.nodes if node.verdict == "slow"]
     failed = [node.name for node in found.nodes if node.verdict == "failed"]
+    named = [node.name for node in found.nodes if node.verdict in ("slow", "failed")]
     return Scan(
         llmbench=__version__,
         started_at=started_at,
@@ -45,12 +58,13 @@ def scan_document(
         slow_nodes=slow,
         slow_links=[(link.a, link.b) for link in found.links if link.verdict != "suspect"],
         failed_nodes=failed,
-        exclude=[node.name for node in found.nodes if node.verdict in ("slow", "failed")],
+        exclude=list(dict.fromkeys(named if hosts is None else filter(None, map(hosts.get, named)))),
         rounds=found.rounds,
         pair_tests=len(found.pairs),
         every_link=every_link,
         gates=found.gates,
-        nodes=found.nodes,
+        nodes=[node.model_copy(update={"host": (hosts or {}).get(node.name)}) for node in found.nodes],
         links=found.links,
         pairs=found.pairs,
+        machines=machines,
     )

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-from llmbench.results.scan import BUS_BANDWIDTH, UNITS, Gate, SoloTest
+from llmbench.results.scan import BUS_BANDWIDTH, UNITS, Gate, Point, SoloTest
 from llmbench.stats.scan.gates import gate
 
 Pair = tuple[str, str]
@@ -35,6 +35,31 @@ _ENOUGH = 3
 """Low tests with fast partners after which a node need not be asked again."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A measurement that knows more than its value.
+
+    Attributes:
+        value: what is typical; gates are made from it.
+        best: what was reached once, where others may have disturbed the measurement: who reached the gate once is
+            not slow. By default the value.
+        note: what may explain it.
+        points: of a pair, the curves behind it.
+    """
+
+    value: float
+    best: float | None = None
+    note: str | None = None
+    points: tuple[Point, ...] = ()
+
+    @property
+    def at_best(self) -> float:
+        return self.value if self.best is None else max(self.value, self.best)
+
+
+Answer = Reading | float | None
+
+
 class Measure(Protocol):
     """Where measurements come from. More is better in all of them.
 
@@ -42,24 +67,30 @@ class Measure(Protocol):
     The names of a pair are in order.
     """
 
-    def solo(self, nodes: Sequence[str]) -> Mapping[str, Mapping[str, float | None] | str]:
+    def solo(self, nodes: Sequence[str]) -> Mapping[str, Mapping[str, Answer] | str]:
         """Each node on its own, all at the same time: values by metric."""
         ...
 
-    def pair(self, pairs: Sequence[Pair]) -> Mapping[Pair, float | str | None]:
+    def pair(self, pairs: Sequence[Pair]) -> Mapping[Pair, Answer | str]:
         """Bus bandwidth in bytes/s of each pair, all at the same time. No node is in two pairs."""
         ...
 
 
 @dataclass(frozen=True)
 class Test:
-    """One pair test. A failed one has value 0, and the reason."""
+    """One pair test. A failed one has value 0, and the reason. ``best`` is what it reached once, if it tells."""
 
     a: str
     b: str
     round: int
     value: float
     reason: str | None = None
+    best: float | None = None
+    points: tuple[Point, ...] = ()
+
+    @property
+    def at_best(self) -> float:
+        return self.value if self.best is None else self.best
 
     def partner(self, node: str) -> str:
         return self.b if node == self.a else self.a
@@ -86,10 +117,18 @@ class Measurements:
 
     def estimate(self, node: str, metric: str) -> float | None:
         """The best of the repetitions, or without any the first value: that one was picked for being low."""
-        tests = self.solo[node]
-        values = [test.values.get(metric) for test in tests[1:] or tests]
-        finite = [value for value in values if value is not None]
-        return max(finite, default=None)
+        return self._most([test.values.get(metric) for test in self._deciding(node)])
+
+    def at_best(self, node: str, metric: str) -> float | None:
+        """The same of what was reached once: who is below the gate even so is slow."""
+        return self._most([test.best.get(metric, test.values.get(metric)) for test in self._deciding(node)])
+
+    def _deciding(self, node: str) -> Sequence[SoloTest]:
+        return self.solo[node][1:] or self.solo[node]
+
+    @staticmethod
+    def _most(values: Sequence[float | None]) -> float | None:
+        return max((value for value in values if value is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -109,7 +148,7 @@ class Picture:
     solo: Mapping[str, Gate]
 
     def is_low(self, test: Test) -> bool:
-        return test.value <= 0 or (self.gate is not None and test.value < self.gate.threshold)
+        return test.value <= 0 or (self.gate is not None and test.at_best < self.gate.threshold)
 
     def incriminating(self, node: str) -> list[Test]:
         """Low tests that the partner cannot be blamed for."""
@@ -160,7 +199,7 @@ def picture(seen: Measurements) -> Picture:
         tests[test.b].append(test)
     pair_gate = _pair_gate(seen.pairs, tests)
     limit = pair_gate.threshold if pair_gate else math.inf
-    fast = frozenset(node for node, made in tests.items() if any(test.value >= limit for test in made))
+    fast = frozenset(node for node, made in tests.items() if any(test.at_best >= limit for test in made))
     solo = {}
     for metric in seen.metrics():
         values = [
@@ -177,7 +216,7 @@ def _pair_gate(pairs: Sequence[Test], tests: Mapping[str, Sequence[Test]]) -> Ga
     A slow node spoils all its pairs, so of 8 nodes with 2 slow ones half of the pairs are low: the median of the nodes,
     each by its best partner, bears that.
     """
-    best = {node: value for node, made in tests.items() if (value := max(test.value for test in made)) > 0}
+    best = {node: value for node, made in tests.items() if (value := max(test.at_best for test in made)) > 0}
     if not best:
         return None
     rough = gate(BUS_BANDWIDTH, UNITS[BUS_BANDWIDTH], list(best.values())).threshold
@@ -194,9 +233,17 @@ def _ask_nodes(seen: Measurements, measure: Measure, nodes: Sequence[str], numbe
         if isinstance(answer, str):
             seen.solo[node].append(SoloTest(round=number, reason=answer))
             continue
-        values = {name: value if _is_speed(value) else None for name, value in answer.items()}
-        strange = [f"{name} was {answer[name]}" for name, value in values.items() if value is None]
-        seen.solo[node].append(SoloTest(round=number, values=values, reason="; ".join(strange) or None))
+        readings = {name: _reading(value) for name, value in answer.items()}
+        strange = [f"{name} was {_said(answer[name])}" for name, reading in readings.items() if reading is None]
+        known = {name: reading for name, reading in readings.items() if reading is not None}
+        test = SoloTest(
+            round=number,
+            values={name: reading.value if reading else None for name, reading in readings.items()},
+            best={name: reading.at_best for name, reading in known.items() if reading.best is not None},
+            notes={name: reading.note for name, reading in known.items() if reading.note},
+            reason="; ".join(strange) or None,
+        )
+        seen.solo[node].append(test)
         if node not in seen.alive:
             seen.alive.append(node)
 
@@ -208,16 +255,25 @@ def _ask_pairs(seen: Measurements, measure: Measure, pairs: Sequence[Pair], numb
     answers = measure.pair(pairs)
     for a, b in pairs:
         answer = answers.get((a, b), "no answer")
-        if isinstance(answer, str) or not _is_speed(answer):
-            reason = answer if isinstance(answer, str) else f"bus bandwidth was {answer}"
+        reading = None if isinstance(answer, str) else _reading(answer)
+        if reading is None:
+            reason = answer if isinstance(answer, str) else f"bus bandwidth was {_said(answer)}"
             seen.pairs.append(Test(a, b, number, 0.0, reason))
         else:
-            assert answer is not None
-            seen.pairs.append(Test(a, b, number, answer))
+            best = None if reading.best is None else reading.at_best
+            seen.pairs.append(Test(a, b, number, reading.value, best=best, points=reading.points))
 
 
-def _is_speed(value: float | None) -> bool:
-    return value is not None and _SLOWEST < value < _FASTEST
+def _reading(answer: Answer) -> Reading | None:
+    """None if it is no measurement."""
+    reading = answer if isinstance(answer, Reading) or answer is None else Reading(answer)
+    if reading is None or not (_SLOWEST < reading.value <= reading.at_best < _FASTEST):
+        return None
+    return reading
+
+
+def _said(answer: Answer) -> float | None:
+    return answer.value if isinstance(answer, Reading) else answer
 
 
 def _nodes_to_repeat(seen: Measurements) -> list[str]:
@@ -227,7 +283,7 @@ def _nodes_to_repeat(seen: Measurements) -> list[str]:
     gates = picture(seen).solo
 
     def doubtful(node: str) -> bool:
-        values = {metric: seen.estimate(node, metric) for metric in gates}
+        values = {metric: seen.at_best(node, metric) for metric in gates}
         return node not in seen.alive or any(
             value is None or value < gates[metric].threshold for metric, value in values.items()
         )

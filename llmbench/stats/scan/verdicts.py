@@ -99,11 +99,12 @@ def _of_metric(node: str, metric: str, seen: Measurements, now: Picture) -> list
         reason = repeated[-1].reason or f"{title} was not measured"
         verdict: NodeVerdict = "failed" if len(tests) > 1 else "suspect"
         return [_Finding(verdict, metric, None, f"{reason} ({_in_all(len(repeated))})")]
-    if value >= gate.threshold or len(seen.alive) < 2:
+    if (seen.at_best(node, metric) or value) >= gate.threshold or len(seen.alive) < 2:
         return []
     below = 1 - value / gate.median
     speeds = f"{quantity(value, gate.unit)} against {quantity(gate.median, gate.unit)}"
-    told = f"{title} {100 * below:.0f} % below the median: {speeds}"
+    notes = [test.notes[metric] for test in repeated if metric in test.notes]
+    told = f"{title} {100 * below:.0f} % below the median: {speeds}{f' ({notes[-1]})' if notes else ''}"
     if len(tests) > 1:
         return [_Finding("slow", metric, below, f"{told}, best of {_times(len(repeated), 'repetition')}")]
     return [_Finding("suspect", metric, below, f"{told}, measured once")]
@@ -169,7 +170,8 @@ def _link(pair: Pair, tests: Sequence[Test], now: Picture) -> SlowLink | None:
         return None
     value = sum(test.value for test in again or tests) / len(again or tests)
     below = 1 - value / now.gate.median
-    certain = bool(again) or (len(now.tests) <= _MET_ALL and value < certain_below(now.gate))
+    once = max(test.at_best for test in tests)
+    certain = bool(again) or (len(now.tests) <= _MET_ALL and once < certain_below(now.gate))
     elsewhere = ", ".join(_fastest(node, now) for node in pair)
     times = f"{_times(len(tests), 'test')} in round {', '.join(str(test.round) for test in tests)}"
     told = f"{', '.join(map(_value, tests))} ({times}), {100 * below:.0f} % below the median; with others {elsewhere}"
@@ -196,7 +198,9 @@ def _pair(test: Test, now: Picture) -> PairTest:
         round=test.round,
         bus_bandwidth_bytes_per_s=test.value if test.value > 0 else None,
         verdict=verdict,
+        best_bytes_per_s=test.best,
         reason=test.reason,
+        points=list(test.points),
     )
 
 

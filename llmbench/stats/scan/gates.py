@@ -19,7 +19,7 @@ _ONE_SIGMA = 0.6827
 """Of normal deviations to one side, the share within one standard deviation."""
 
 
-def gate(metric: str, unit: str, values: Sequence[float]) -> Gate:
+def gate(metric: str, unit: str, values: Sequence[float], uncertainty: float = 0.0) -> Gate:
     """The gate of one metric, of which more is better.
 
     The spread is what two thirds of the values above the median stay within, as slow nodes pull at the others; of two
@@ -28,13 +28,19 @@ def gate(metric: str, unit: str, values: Sequence[float]) -> Gate:
 
     Args:
         values: positive and finite, one or more.
+        uncertainty: nothing is low that is less than this share below the median.
     """
     centre = median_high(values)
     above = sorted(value / centre - 1 for value in values if value >= centre)
     deviation = above[math.ceil(_ONE_SIGMA * len(above)) - 1]
     known = len(values)
     spread = math.sqrt((PRIOR_WEIGHT * PRIOR_SPREAD**2 + known * deviation**2) / (PRIOR_WEIGHT + known))
-    share = min(1.0, max(SMALLEST_SHARE, max(SUSPECT_SIGMAS, _sigmas(1 / known)) * spread))
+    below = max(SUSPECT_SIGMAS, _sigmas(1 / known)) * spread
+    if (
+        uncertainty > 0
+    ):  # disturbed by others, values differ by factors: so many times less, and never less than nothing
+        below = -math.expm1(-below)
+    share = min(1.0, max(SMALLEST_SHARE, uncertainty, below))
     return Gate(
         metric=metric,
         unit=unit,

@@ -43,12 +43,16 @@ class Reading:
         value: what is typical; gates are made from it.
         best: what was reached once, where others may have disturbed the measurement: who reached the gate once is
             not slow. By default the value.
+        uncertainty: by what share it may lack something for no fault of its own: nothing is low that lacks less.
+        times: how often it was measured, at different times; of these it is the best.
         note: what may explain it.
         points: of a pair, the curves behind it.
     """
 
     value: float
     best: float | None = None
+    uncertainty: float = 0.0
+    times: int = 1
     note: str | None = None
     points: tuple[Point, ...] = ()
 
@@ -86,6 +90,8 @@ class Test:
     value: float
     reason: str | None = None
     best: float | None = None
+    uncertainty: float = 0.0
+    times: int = 1
     points: tuple[Point, ...] = ()
 
     @property
@@ -104,12 +110,14 @@ class Measurements:
         solo: tests of each node, in the order they were made.
         pairs: all pair tests, in the order they were made.
         alive: nodes that have answered on their own.
+        uncertainty: of solo metrics, the largest of their readings.
     """
 
     nodes: Sequence[str]
     solo: dict[str, list[SoloTest]] = field(default_factory=lambda: defaultdict(list))
     pairs: list[Test] = field(default_factory=list)
     alive: list[str] = field(default_factory=list)
+    uncertainty: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def metrics(self) -> list[str]:
         names = {name: None for tests in self.solo.values() for test in tests for name in test.values}
@@ -206,7 +214,7 @@ def picture(seen: Measurements) -> Picture:
             value for made in seen.solo.values() for test in made if (value := test.values.get(metric)) is not None
         ]
         if values:
-            solo[metric] = gate(metric, UNITS.get(metric, ""), values)
+            solo[metric] = gate(metric, UNITS.get(metric, ""), values, seen.uncertainty[metric])
     return Picture(pair_gate, tests, fast, solo)
 
 
@@ -219,9 +227,10 @@ def _pair_gate(pairs: Sequence[Test], tests: Mapping[str, Sequence[Test]]) -> Ga
     best = {node: value for node, made in tests.items() if (value := max(test.at_best for test in made)) > 0}
     if not best:
         return None
-    rough = gate(BUS_BANDWIDTH, UNITS[BUS_BANDWIDTH], list(best.values())).threshold
+    unsure = max(test.uncertainty for test in pairs)
+    rough = gate(BUS_BANDWIDTH, UNITS[BUS_BANDWIDTH], list(best.values()), unsure).threshold
     clean = [t.value for t in pairs if t.value > 0 and min(best.get(t.a, 0), best.get(t.b, 0)) >= rough]
-    return gate(BUS_BANDWIDTH, UNITS[BUS_BANDWIDTH], clean or list(best.values()))
+    return gate(BUS_BANDWIDTH, UNITS[BUS_BANDWIDTH], clean or list(best.values()), unsure)
 
 
 def _ask_nodes(seen: Measurements, measure: Measure, nodes: Sequence[str], number: int) -> None:
@@ -236,6 +245,8 @@ def _ask_nodes(seen: Measurements, measure: Measure, nodes: Sequence[str], numbe
         readings = {name: _reading(value) for name, value in answer.items()}
         strange = [f"{name} was {_said(answer[name])}" for name, reading in readings.items() if reading is None]
         known = {name: reading for name, reading in readings.items() if reading is not None}
+        for name, reading in known.items():
+            seen.uncertainty[name] = max(seen.uncertainty[name], reading.uncertainty)
         test = SoloTest(
             round=number,
             values={name: reading.value if reading else None for name, reading in readings.items()},
@@ -261,7 +272,9 @@ def _ask_pairs(seen: Measurements, measure: Measure, pairs: Sequence[Pair], numb
             seen.pairs.append(Test(a, b, number, 0.0, reason))
         else:
             best = None if reading.best is None else reading.at_best
-            seen.pairs.append(Test(a, b, number, reading.value, best=best, points=reading.points))
+            seen.pairs.append(
+                Test(a, b, number, reading.value, None, best, reading.uncertainty, reading.times, reading.points)
+            )
 
 
 def _reading(answer: Answer) -> Reading | None:

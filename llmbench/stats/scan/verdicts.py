@@ -171,9 +171,12 @@ def _link(pair: Pair, tests: Sequence[Test], now: Picture) -> SlowLink | None:
     value = sum(test.value for test in again or tests) / len(again or tests)
     below = 1 - value / now.gate.median
     once = max(test.at_best for test in tests)
-    certain = bool(again) or (len(now.tests) <= _MET_ALL and once < certain_below(now.gate))
+    repeated = sum(test.times for test in tests) > 1
+    certain = repeated or (len(now.tests) <= _MET_ALL and once < certain_below(now.gate))
     elsewhere = ", ".join(_fastest(node, now) for node in pair)
-    times = f"{_times(len(tests), 'test')} in round {', '.join(str(test.round) for test in tests)}"
+    times = (
+        f"{_times(sum(test.times for test in tests), 'test')} in round {', '.join(str(test.round) for test in tests)}"
+    )
     told = f"{', '.join(map(_value, tests))} ({times}), {100 * below:.0f} % below the median; with others {elsewhere}"
     if value <= 0:
         told = f"failed ({times}): {tests[-1].reason}; with others {elsewhere}"

@@ -92,9 +92,9 @@ def _rate_of_slice(run: Callable[[], Any], work: float) -> float:
 
 def _quota_note(throttled: float) -> str | None:
     quota = quota_cpus()
-    if quota is None:
-        return f"held back by a CPU quota for {throttled:.1f} s" if throttled > 0 else None
-    return f"a CPU quota of {quota:g} CPUs held it back for {throttled:.1f} s"
+    told = [f"a quota of {quota:g} CPUs"] if quota is not None else []
+    told += [f"held back by a CPU quota for {throttled:.1f} s"] if throttled > 0 else []
+    return ", ".join(told) or None
 
 
 def _cpu_work(size: int) -> Mapping[str, tuple[Callable[[], Any], float]]:

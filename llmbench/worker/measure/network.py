@@ -7,7 +7,9 @@ for ``sendrecv``, where each rank sends and receives so much at once.
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
@@ -29,8 +31,9 @@ FACTORS = {
     "sendrecv": 1.0,
 }
 DECIDING = "sendrecv"  # at the largest size: nothing is computed, and both directions of the link are busy
-LEAST_REPETITIONS, MOST_REPETITIONS = 3, 200
+LEAST_REPETITIONS, MOST_REPETITIONS = 3, 200  # of the point that decides
 SHARE_OF_POINT = 0.05  # of the seconds for the point that decides, for each of the others
+SHARE_OF_CURVES = 3.0  # of these seconds, for all others; what is left then, on a very slow link, is not measured
 
 
 def measure_pair(job: dict[str, Any], events: Events) -> dict[str, Any]:
@@ -39,11 +42,12 @@ def measure_pair(job: dict[str, Any], events: Events) -> dict[str, Any]:
     Args:
         job: ``device``; ``rank`` 0 or 1; ``address`` and ``port`` at which rank 0 listens; ``interface`` of this node
             for gloo, None for its own choice; ``patience``: seconds to wait for the other; ``seconds`` for what
-            decides; ``shared``: whether other nodes are on these machines; ``sizes``: messages in bytes, the largest
+            decides; ``curves``: whether to measure all other points, too; ``shared``: whether other nodes are on these machines; ``sizes``: messages in bytes, the largest
             one last, if not the usual ones.
 
     Returns:
-        ``points``: for each collective and size its bus bandwidth in bytes/s, None where torch has no such operation.
+        ``points``: for each collective and size its bus bandwidth in bytes/s, None where torch has no such operation,
+        or where there was no time left on a slow link.
         ``value``: what decides, all bytes over all time; on a shared machine the median of the repetitions. ``best``:
         at most so much; on a shared machine the best repetition, as others disturb the rest.
     """
@@ -58,17 +62,22 @@ def measure_pair(job: dict[str, Any], events: Events) -> dict[str, Any]:
     )
     enter(events, "exchange")
     pair = _Pair(device, store, job["rank"])
-    sizes = job.get("sizes") or SIZES[device.kind]
-    points, deciding = [], [1.0]
-    for collective, factor in FACTORS.items():
-        for size in sizes:
-            decides = collective == DECIDING and size == sizes[-1]
-            seconds = job["seconds"] * (1.0 if decides else SHARE_OF_POINT)
-            times = pair.times(collective, size, seconds)
-            typical = size * factor / median(times) if times else None
-            points.append({"collective": collective, "message_bytes": size, "bus_bandwidth_bytes_per_s": typical})
-            if decides:
-                deciding = times
+    sizes, seconds = job.get("sizes") or SIZES[device.kind], job["seconds"]
+    deciding = pair.times(DECIDING, sizes[-1], seconds, LEAST_REPETITIONS)
+    times = {(DECIDING, sizes[-1]): deciding}
+    pair.give(SHARE_OF_CURVES * seconds)
+    for size in sizes if job["curves"] else ():
+        for collective in FACTORS:
+            if (collective, size) not in times:
+                times[collective, size] = pair.times(collective, size, SHARE_OF_POINT * seconds, 1)
+    points = [
+        {
+            "collective": collective,
+            "message_bytes": size,
+            "bus_bandwidth_bytes_per_s": size * FACTORS[collective] / median(taken) if taken else None,
+        }
+        for (collective, size), taken in sorted(times.items())
+    ]
     dist.barrier()  # neither leaves, and closes its connections, while the other still measures
     return {"device": device.kind, "points": points, "repetitions": len(deciding)} | _speeds(
         sizes[-1] * FACTORS[DECIDING], deciding, job["shared"]
@@ -86,35 +95,42 @@ class _Pair:
     """The operations between the two, and how long they take.
 
     Args:
-        store: by which rank 0 tells how often an operation is repeated, as both must do the same.
+        store: by which rank 0 tells how often an operation is done, as both must do the same.
     """
 
     def __init__(self, device: Device, store: Any, rank: int) -> None:
         self._device, self._store, self._rank = device, store, rank
         self._told = 0
+        self._until = math.inf
 
-    def times(self, collective: str, size: int, seconds: float) -> list[float]:
-        """Seconds of each repetition, of about so many seconds; empty if torch has no such operation here."""
+    def give(self, seconds: float) -> None:
+        """From now on what begins later than in so many seconds is left out."""
+        self._until = time.perf_counter() + seconds
+
+    def times(self, collective: str, size: int, seconds: float, least: int) -> list[float]:
+        """Seconds of each repetition, of about so many seconds; empty if it cannot be done here, or is left out."""
+        if not self._agree(int(time.perf_counter() < self._until)):
+            return []
         try:
             run = self._operation(collective, size)
-            run()  # makes the connection
+            run()  # makes the connection; one waits for the other, who may not have begun yet
         except RuntimeError as error:
             if "not support" in str(error) or "not implemented" in str(error).lower():
                 return []
             raise
-        (once,) = self._seconds(run, 1)
-        return self._seconds(run, self._agree(round(seconds / max(once, 1e-9))))
+        once = self._seconds(run, 1)
+        more = min(MOST_REPETITIONS, max(least, round(seconds / max(once[0], 1e-9)))) - 1
+        return once + self._seconds(run, self._agree(more))
 
-    def _agree(self, repetitions: int) -> int:
+    def _agree(self, number: int) -> int:
+        """What rank 0 says."""
         self._told += 1
-        name = f"repetitions of {self._told}"
         if self._rank == 0:
-            self._store.set(name, str(min(MOST_REPETITIONS, max(LEAST_REPETITIONS, repetitions))))
-        return int(self._store.get(name))
+            self._store.set(f"agreed {self._told}", str(number))
+        return int(self._store.get(f"agreed {self._told}"))
 
     def _seconds(self, run: Callable[[], None], repetitions: int) -> list[float]:
         """On CUDA all are queued, and waited for once."""
-        run()  # here one waits for the other, who may not have begun yet
         marks = [self._device.mark()]
         for _ in range(repetitions):
             run()

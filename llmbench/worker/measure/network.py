@@ -42,8 +42,8 @@ def measure_pair(job: dict[str, Any], events: Events) -> dict[str, Any]:
     Args:
         job: ``device``; ``rank`` 0 or 1; ``address`` and ``port`` at which rank 0 listens; ``interface`` of this node
             for gloo, None for its own choice; ``patience``: seconds to wait for the other; ``seconds`` for what
-            decides; ``curves``: whether to measure all other points, too; ``shared``: whether other nodes are on these machines; ``sizes``: messages in bytes, the largest
-            one last, if not the usual ones.
+            decides; ``curves``: whether to measure all other points, too; ``shared``: whether other nodes are on these
+            machines; ``sizes``: messages in bytes, the largest one last, None for the usual ones.
 
     Returns:
         ``points``: for each collective and size its bus bandwidth in bytes/s, None where torch has no such operation,

@@ -26,7 +26,7 @@ PORT_SECONDS = 20.0
 PARTNER_SECONDS = 5.0  # for the other one of a pair to notice that its partner failed
 LOOK_SECONDS = 0.05
 # On a machine that nodes share the others of its users disturb a measurement: what lacks less is not called low.
-SHARED_SOLO, SHARED_PAIR = 0.4, 0.5
+SHARED_SOLO, SHARED_PAIR, SHARED_MOST = 0.4, 0.5, 0.9
 # What a process says whose partner is gone: it is not the cause.
 _CONSEQUENCE = re.compile(
     r"Connection closed by peer|Connection reset|Broken pipe|Timed out waiting|client socket|partner|cancelled|"
@@ -148,7 +148,7 @@ class Cluster:
         self._shared = {name for name, where in self.machines.items() if crowd[where] > 1}
         self._device = settings.device
         self._round = 0
-        self._speeds: list[float] = []
+        self._readings: dict[Pair, Reading] = {}
         if self._shared:
             say(f"{len(self._shared)} nodes share machines: what runs on one machine is measured one after the other")
 
@@ -170,25 +170,35 @@ class Cluster:
         for batch in self._in_turns(pairs):
             self._say(f"round {self._round}: {len(answers)} of {_count(len(pairs), 'pair test')} done")
             answers |= self._pairs_at_once(batch)
-        self._speeds += [answer.value for answer in answers.values() if isinstance(answer, Reading)]
         return answers | self._repeated(answers)
 
     def _repeated(self, answers: Mapping[Pair, Answer | str]) -> dict[Pair, Answer | str]:
-        """The better of two measurements of those that share a machine and are low: who is not slow was disturbed."""
-        limit = (1 - SHARED_PAIR) * median_high(self._speeds) if self._speeds else 0.0
+        """The better of two measurements of those that share a machine and are low: who is not slow was disturbed.
+
+        The fastest pair is measured again, too: a machine that has become busy tells less than before.
+        """
+        readings = {pair: answer for pair, answer in answers.items() if isinstance(answer, Reading)}
+        self._readings |= readings
+        limit = (1 - SHARED_PAIR) * median_high([reading.value for reading in self._readings.values()] or [0.0])
         low = {
-            pair: answer
-            for pair, answer in answers.items()
-            if isinstance(answer, Reading) and self._shared & set(pair) and answer.at_best < limit
+            pair: reading for pair, reading in readings.items() if self._shared & set(pair) and reading.at_best < limit
         }
         again: dict[Pair, Answer | str] = {}
+        unsure = self._uncertainty_now() if low else SHARED_PAIR
         for batch in self._in_turns(low):
             self._say(f"round {self._round}: once more {', '.join(' – '.join(pair) for pair in batch)}")
             for pair, answer in self._pairs_at_once(batch, curves=False).items():
                 if isinstance(answer, Reading):
                     better = max(answer, low[pair], key=lambda reading: reading.at_best)
-                    again[pair] = replace(better, times=2, points=low[pair].points)
+                    again[pair] = replace(better, uncertainty=unsure, times=2, points=low[pair].points)
         return again
+
+    def _uncertainty_now(self) -> float:
+        """Of a pair on a shared machine: as ever, and by how much the fastest pair is slower now than it was."""
+        fastest = max(self._readings, key=lambda pair: self._readings[pair].value)
+        now = self._pairs_at_once([fastest], curves=False)[fastest]
+        kept = min(1.0, now.value / self._readings[fastest].value) if isinstance(now, Reading) else 1.0
+        return min(SHARED_MOST, 1 - (1 - SHARED_PAIR) * kept)
 
     def _in_turns(self, tests: Iterable[tuple[str, ...]]) -> list[list[Any]]:
         """Tests in batches whose tests have no machine in common."""

@@ -80,8 +80,14 @@ def test_links_tests_every_pair(llmbench):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "measuring real nodes is not built yet"),
-        (["--json"], "measuring real nodes is not built yet"),
+        ([], "how many nodes?"),
+        (["--json"], "how many nodes?"),
+        (["--nnodes", "2"], "which of the 2 nodes is this?"),
+        (["--nnodes", "2", "--node-rank", "1"], "where is node 0?"),
+        (["--nnodes", "2", "--node-rank", "2", "--master-addr", "h0"], "--node-rank 2"),
+        (["--nnodes", "2", "--simulate", "nodes=4"], "--simulate needs no nodes, but --nnodes is given"),
+        (["--nnodes", "1", "--html", "nowhere/scan.html"], "--html nowhere/scan.html"),
+        (["--nnodes", "1", "--python", "nowhere/python"], "--python nowhere/python"),
         (["--simulate", "nodes=64,slwo=3"], "`slwo=3`: there is no slwo"),
         (["--simulate", "nodes=64,noise=much"], "`noise=much`: not a number"),
         (["--simulate", "nodes=600", "--links"], "nodes=600"),
@@ -97,6 +103,7 @@ def test_wrong_usage_is_exit_code_2_and_names_what(llmbench, arguments, named):
     assert "Traceback" not in done.stderr
 
 
-def test_help_says_what_is_not_there_yet(llmbench):
+def test_help_tells_how_it_is_started(llmbench):
     done = llmbench("scan", "--help", COLUMNS="200")
-    assert "Measuring real nodes is not built yet" in done.stdout
+    assert "srun --ntasks-per-node=1 llmbench scan" in done.stdout
+    assert "--master-addr" in done.stdout

@@ -136,11 +136,27 @@ def test_on_a_shared_machine_a_low_pair_is_measured_again_and_the_better_one_cou
     with cluster(answer, machines=("one",) * 6) as nodes:
         a, b, c, d, e, f = nodes.nodes
         readings = nodes.pair([(a, b), (c, d), (e, f)])
-    assert sorted(asked) == [0, 1, 2, 2, 3, 3, 4, 5]
+    assert sorted(asked) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 5]  # and the fastest, for comparison
     found = {pair: reading for pair, reading in readings.items() if isinstance(reading, Reading)}
     assert {pair: reading.times for pair, reading in found.items()} == {(a, b): 1, (c, d): 2, (e, f): 1}
     assert found[c, d].at_best == 1.5e9
     assert found[c, d].points == found[a, b].points
+
+
+def test_a_shared_machine_that_has_become_busy_convicts_nobody_for_it() -> None:
+    rounds: list[int] = []
+
+    def answer(rank: int, request: dict[str, Any]) -> dict[str, Any]:
+        return PAIR if not rounds else PAIR | {"value": 2e8, "best": 3e8}
+
+    with cluster(answer, machines=("one",) * 4) as nodes:
+        a, b, c, d = nodes.nodes
+        nodes.pair([(a, b), (c, d)])
+        rounds.append(2)
+        later = nodes.pair([(a, c)])[a, c]
+    assert isinstance(later, Reading)
+    assert (later.times, later.at_best) == (2, 3e8)
+    assert later.uncertainty == pytest.approx(1 - 0.5 * 0.2)  # a fifth of the speed is left
 
 
 def test_who_never_joins_has_failed_and_the_others_are_measured() -> None:

@@ -172,7 +172,8 @@ def _link(pair: Pair, tests: Sequence[Test], now: Picture) -> SlowLink | None:
     below = 1 - value / now.gate.median
     once = max(test.at_best for test in tests)
     repeated = sum(test.times for test in tests) > 1
-    certain = repeated or (len(now.tests) <= _MET_ALL and once < certain_below(now.gate))
+    exact = not any(test.uncertainty for test in tests)
+    certain = repeated or (exact and len(now.tests) <= _MET_ALL and once < certain_below(now.gate))
     elsewhere = ", ".join(_fastest(node, now) for node in pair)
     times = (
         f"{_times(sum(test.times for test in tests), 'test')} in round {', '.join(str(test.round) for test in tests)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,3 +49,11 @@ def test_losses_are_bitwise_the_same(llmbench: Command, suite: Callable[..., Pat
     for one in (tmp_path / "one" / "series").iterdir():
         two = tmp_path / "two" / "series" / one.name
         assert one.read_text().partition("step_seconds")[0] == two.read_text().partition("step_seconds")[0]
+
+
+def test_a_scan_measures_the_gpus_of_a_node(llmbench: Command) -> None:
+    done = llmbench("scan", "--nnodes", 1, "--json", timeout=280)
+    assert done.returncode == 0, done.stderr
+    (node,) = json.loads(done.stdout)["nodes"]
+    assert 1e12 < node["solo"][0]["values"]["matmul"] < 1e17
+    assert 1e10 < node["solo"][0]["values"]["memory_bandwidth"] < 1e14

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from llmbench.results.schema import (
     Memory,
     MemorySplit,
     MemoryTimeline,
+    Node,
     Noise,
     Parameters,
     Parity,
@@ -363,6 +364,64 @@ def several(case: PlannedCase, step: float, window: float, rng: random.Random) -
             reference=f"{case.workload}/{case.mode}/ws1", kind="strong", efficiency=case.world_size**-0.15
         ),
     }
+
+
+NODE_FACTS = {
+    "torch.version": "2.13.0+cu130",
+    "driver": "580.65.06",
+    "host.kernel": "6.12.0",
+    "python.version": "3.12.8",
+    "host.cpu": "AMD EPYC 9654",
+    "devices": ", ".join(["NVIDIA H200"] * 2),
+}
+
+
+def nodes(amount: int, changed: Mapping[int, Mapping[str, str]] | None = None) -> list[Node]:
+    """Nodes of two devices each, alike but for what is changed, by node rank."""
+    return [
+        Node(
+            node_rank=rank,
+            host=f"h{rank}",
+            address=f"10.0.0.{rank}",
+            processes=2,
+            devices=["NVIDIA H200"] * 2,
+            facts={**NODE_FACTS, **(changed or {}).get(rank, {})},
+        )
+        for rank in range(amount)
+    ]
+
+
+def nodes_run(
+    path: Path,
+    amount: int = 4,
+    modes: Sequence[str] = ("ddp", "fsdp"),
+    *,
+    slow: int | None = None,
+    changed: Mapping[int, Mapping[str, str]] | None = None,
+) -> RunFolder:
+    """A run of several nodes with two ranks each; the second rank of the node ``slow`` takes 8 % longer a step."""
+    cases = [planned("gpt-tiny", "eager"), *(planned("gpt-tiny", mode, 2 * amount) for mode in modes)]
+    folder = RunFolder.create(path, make_run(cases, nodes=nodes(amount, changed)))
+    for case in cases:
+        record, series = ok_record(case)
+        record = record.model_copy(update={"ranks": [_on_node(rank, slow) for rank in record.ranks]})
+        add(folder, record, series)
+    return folder
+
+
+def _on_node(rank: Rank, slow: int | None) -> Rank:
+    node, rng = rank.rank // 2, random.Random(rank.rank)
+    step = rng.uniform(0.0905, 0.0912) * (1.08 if rank.rank == 2 * (slow or 0) + 1 and slow is not None else 1.0)
+    return rank.model_copy(
+        update={
+            "host": f"h{node}",
+            "node": node,
+            "device": "NVIDIA H200",
+            "window_seconds": step * 80,
+            "step_median_seconds": step,
+            "step_p95_seconds": step * rng.uniform(1.02, 1.05),
+        }
+    )
 
 
 def broken_record(case: PlannedCase, status: str, error: Error | None) -> Record:

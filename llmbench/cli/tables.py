@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmbench.results.nodes import difference_lines, place_of
 from llmbench.results.schema import Record, Run
 from llmbench.stats.verdicts import half_width
 
@@ -71,7 +72,9 @@ def _reason(record: Record) -> str:
     if record.error is None:
         return ""
     told = record.error.type.lower() == record.status  # the status says it already
-    return record.error.message if told else f"{record.error.type}: {record.error.message}"
+    said = record.error.message if told else f"{record.error.type}: {record.error.message}"
+    place = place_of(record.error)
+    return f"{said} ({place})" if place else said
 
 
 def plan_table(rows: list[dict[str, Any]]) -> str:
@@ -113,6 +116,7 @@ def summary(run: Run, records: list[Record], folder: Path, report: Path) -> str:
     skipped = [record for record in records if record.status == "skipped"]
     problems = [record for record in ran if record.status != "ok"]
     parts = [
+        _of_nodes(run),
         _result_table(ran),
         ladder_table(run, records),
         _held_out(ran),
@@ -130,6 +134,16 @@ def summary(run: Run, records: list[Record], folder: Path, report: Path) -> str:
         nodes = f" --nnodes {len(run.nodes)} …, on every node" if len(run.nodes) > 1 else ""
         parts[-1] += f"\nagain:  llmbench run --resume {folder}{nodes}"
     return "\n\n".join(filter(None, parts))
+
+
+def _of_nodes(run: Run) -> str:
+    """How the nodes differ; empty where they do not, or there is one."""
+    lines, more = difference_lines(run.nodes)
+    if not lines:
+        return ""
+    return "\n".join(
+        ["the nodes differ:", *(f"  ! {line}" for line in lines), *([f"  and {more} more"] if more else [])]
+    )
 
 
 def _alike(records: Sequence[Record]) -> list[list[Record]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmbench.report.format import NOTHING, count, flatten, plain, size
+from llmbench.results.nodes import name_list, node_names
 from llmbench.results.schema import Run
 
 
@@ -23,7 +24,9 @@ def first(flat: Mapping[str, str], *keys: str) -> str | None:
 def summary(run: Run) -> list[tuple[str, str]]:
     """Device, torch, host, data and commit, each in one line."""
     flat = _flat(run)
+    names = list(node_names(run.nodes).values())
     lines = [
+        ("Nodes", f"{len(names)}: {name_list(names)}; of the first of them:" if len(names) > 1 else ""),
         ("Device", _joined(_devices(run, flat), _prefixed("driver ", first(flat, "driver", "torch.driver")))),
         ("torch", _joined(first(flat, "torch.version", "torch"), _prefixed("Python ", first(flat, "python.version")))),
         ("Host", _joined(host(run), _system(flat), _cores(flat), _memory(run))),

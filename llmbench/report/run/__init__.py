@@ -16,6 +16,7 @@ from llmbench.report.run.explore import explore
 from llmbench.report.run.heading import meta, title
 from llmbench.report.run.ladder import ladder_views
 from llmbench.report.run.matrix import STEPS, matrix
+from llmbench.report.run.nodes import nodes_view
 from llmbench.report.run.pick import RULE, inked, picked
 from llmbench.report.run.roofline import roofline_section
 from llmbench.report.run.shared import told_once
@@ -59,6 +60,7 @@ def run_page(folder: RunFolder) -> str:
         meta=meta(run),
         subtitle=matrix_size(cases),
         pills=pills((case.verdict for case in cases), VERDICTS),
+        nodes=nodes_view(run),
         attention=attention[:_SHOWN_AT_ONCE],
         more_attention=attention[_SHOWN_AT_ONCE:],
         environment=environment.summary(run),

@@ -14,10 +14,12 @@ from llmbench.report.format import duration, shorten, si, times
 from llmbench.report.run.cases import CaseView
 from llmbench.report.run.delta import deltas
 from llmbench.report.run.measured import measured
+from llmbench.report.run.nodes import rank_chart
 from llmbench.report.run.section import Facts, Section
 from llmbench.report.run.speedup import Speedup
 from llmbench.report.run.summary import explain
 from llmbench.report.run.training import trained
+from llmbench.results.nodes import place_of
 from llmbench.results.schema import Record
 
 MOST_CHARTED = 24
@@ -41,6 +43,7 @@ class Detail:
     phases: Markup | None
     memory: Markup | None
     steps: Markup | None
+    ranks: Markup | None
     delta: Facts | None
     phase_times: list[tuple[str, str]]
     measured: list[Section]
@@ -71,24 +74,17 @@ def _detail(
         cause=cause,
         hint=hint,
         message=_message(record, cause),
-        place=_place(record),
+        place=place_of(record.error) if record else None,
         # The memory over time shows the phases too.
         phases=phases(f"Phases of {case.id}", spent) if spent and charts and not memory else None,
         memory=memory,
         steps=_histogram(case) if charts else None,
+        ranks=rank_chart(case) if charts else None,
         delta=delta if charts else None,
         phase_times=[(name, duration(seconds)) for name, seconds in spent],
         measured=measured(case, record, ratio) if record else [],
         trained=trained(case, record) if record else [],
     )
-
-
-def _place(record: Record | None) -> str | None:
-    """Which of several processes was the cause, where the message does not say it."""
-    error = record.error if record else None
-    if error is None or error.rank is None or f"rank {error.rank}" in error.message:
-        return None
-    return f"rank {error.rank}" + (f" on {error.host}" if error.host else "")
 
 
 def _summary(case: CaseView, ratio: Speedup | None) -> str:

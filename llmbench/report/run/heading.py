@@ -8,6 +8,8 @@ from llmbench.results.schema import Run
 
 
 def title(run: Run) -> str:
+    if len(run.nodes) > 1:
+        return f"{run.suite} on {len(run.nodes)} nodes"
     host = environment.host(run)
     return f"{run.suite} on {host}" if host else f"{run.suite} on {run.device}"
 

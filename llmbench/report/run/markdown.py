@@ -14,6 +14,7 @@ from llmbench.report.run.matrix import Matrix, matrix
 from llmbench.report.run.summary import attention, figures, names, resume_command, unmeasured
 from llmbench.report.run.table import table as all_cases
 from llmbench.report.verdict import VERDICTS, pills
+from llmbench.results.nodes import difference_lines
 from llmbench.results.redact import redact
 from llmbench.results.schema import Run
 from llmbench.results.store import RunFolder
@@ -45,6 +46,8 @@ def _parts(run: Run, cases: Sequence[CaseView], path: str) -> Iterator[str]:
     yield f"### {text(verdict_line(run, cases))}"
     yield text(" · ".join(meta(run)))
     yield block(redact("\n".join(_commands(run, cases, path))), "sh")
+    lines, more = difference_lines(run.nodes)
+    yield "\n".join(f"- ! {text(line)}" for line in [*lines, *([f"and {more} more"] if more else [])])
     yield _attention(run, cases, path)
     yield "\n".join(
         f"- **{text(figure.value)}** {text(figure.label)}{_note(figure.note)}"

@@ -18,6 +18,7 @@ from llmbench.report.format import (
 )
 from llmbench.report.run.cases import CaseView
 from llmbench.report.run.memory import memory_parts
+from llmbench.report.run.nodes import lagging
 from llmbench.report.run.section import Facts, Section, filled
 from llmbench.report.run.speedup import Speedup
 from llmbench.results.schema import Compile, Hardware, Memory, Peak, Range, Rank, Record, Sampling
@@ -195,7 +196,10 @@ def _ranks(record: Record) -> Section:
     apart = [name for name, values in _places(record.ranks).items() if len(values) > 1]
     shown = sorted(record.ranks, key=lambda rank: -_finite(rank.window_seconds))[:MOST_RANKS]
     columns = {
-        "timed": [duration(rank.window_seconds) for rank in shown],
+        # Where the steps are known they tell the same, and are easier to hold against each other.
+        "timed": [] if _stepwise(shown) else [duration(rank.window_seconds) for rank in shown],
+        "step": [duration(rank.step_median_seconds) for rank in shown],
+        "p95": [duration(rank.step_p95_seconds) for rank in shown],
         "communication": [duration(rank.communication_seconds) for rank in shown],
         "memory": [
             size(rank.peak_rss_bytes if rank.peak_allocated_bytes is None else rank.peak_allocated_bytes)
@@ -209,9 +213,15 @@ def _ranks(record: Record) -> Section:
         for index in order
     ]
     facts.append(("spread of their time", percent(record.rank_spread)))
+    if slowest := lagging(record):
+        facts.append(("slowest", slowest))
     if len(record.ranks) > len(shown):
         facts.append(("shown", f"the {len(shown)} slowest of {len(record.ranks)}"))
     return Section("Ranks", facts, heads=["rank", *apart, *told], rows=rows)
+
+
+def _stepwise(ranks: list[Rank]) -> bool:
+    return all(rank.step_median_seconds is not None for rank in ranks)
 
 
 def _places(ranks: list[Rank]) -> dict[str, set[str]]:

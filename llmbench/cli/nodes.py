@@ -16,9 +16,6 @@ from llmbench.cli.options import DeviceKind, ProgressKind
 if TYPE_CHECKING:
     from llmbench.cluster.channel import Leader
     from llmbench.cluster.place import Place
-    from llmbench.results.schema import Run
-
-MOST_DIFFERENCES = 6
 
 JOIN_SECONDS = 300.0
 
@@ -154,17 +151,3 @@ def follow(place: Place, python: str, processes: int, join_seconds: float, kind:
         say("node 0 was interrupted" if why else "done: node 0 has ended the run")
         return 0
     return ending.code
-
-
-def node_differences(run: Run) -> list[str]:
-    """Which nodes are not like node 0, and in what; those that differ alike in one line. Empty if none does."""
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for node in run.nodes:
-        if node.differences:
-            alike.setdefault(tuple(node.differences), []).append(f"{node.node_rank} ({node.host})")
-    lines = []
-    for differences, names in alike.items():
-        who = f"node {names[0]} is" if len(names) == 1 else f"nodes {', '.join(names[:8])} are"
-        more = f" and {len(differences) - MOST_DIFFERENCES} more" if len(differences) > MOST_DIFFERENCES else ""
-        lines.append(f"{who} not like node 0: {', '.join(differences[:MOST_DIFFERENCES])}{more}")
-    return lines

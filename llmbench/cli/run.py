@@ -25,7 +25,6 @@ from llmbench.cli.nodes import (
     ProcessCount,
     follow,
     led,
-    node_differences,
     processes_here,
 )
 from llmbench.cli.options import BenchmarkFile, DeviceKind, JunitFile, MarkdownFile, ProgressKind
@@ -294,9 +293,10 @@ def _target(joined: Led | None, python: str, modules: list[str], folder: str | N
 
 
 def _tell_differences(run_: Run) -> None:
+    from llmbench.cli.tables import differences_between_nodes
     from llmbench.start import complain
 
-    complain(*node_differences(run_))
+    complain(*filter(None, [differences_between_nodes(run_)]))
 
 
 def _execute(session: Session) -> int:
@@ -341,7 +341,7 @@ def _finish(folder: RunFolder, code: int, outputs: Outputs) -> int:
         }
         typer.echo(json.dumps(document, indent=2))
     else:
-        parts = ["\n".join(node_differences(run_)), peers_table(records), summary(run_, records, folder.path, report)]
+        parts = [peers_table(records), summary(run_, records, folder.path, report)]
         text = "\n\n".join(filter(None, parts))
         typer.echo(harmless(text) if on_actions() else text)
     tell_github(folder)

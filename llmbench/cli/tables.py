@@ -116,7 +116,7 @@ def summary(run: Run, records: list[Record], folder: Path, report: Path) -> str:
     skipped = [record for record in records if record.status == "skipped"]
     problems = [record for record in ran if record.status != "ok"]
     parts = [
-        _of_nodes(run),
+        differences_between_nodes(run),
         _result_table(ran),
         ladder_table(run, records),
         _held_out(ran),
@@ -136,7 +136,7 @@ def summary(run: Run, records: list[Record], folder: Path, report: Path) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _of_nodes(run: Run) -> str:
+def differences_between_nodes(run: Run) -> str:
     """How the nodes differ; empty where they do not, or there is one."""
     lines, more = difference_lines(run.nodes)
     if not lines:

@@ -114,7 +114,7 @@ class TestHosts:
         of_node = {1: {"OMP_NUM_THREADS": "2", "LLMBENCH_CACHE": str(tmp_path / "cache1")}}
         done = run_nodes(2, ["run", suite, "--out", tmp_path / "run"], tmp_path, hosts2, environment, of_node=of_node)
         assert [each.returncode for each in done] == [0, 0], done
-        assert done[0].stdout.startswith("node 1 (h1) is not like node 0: torch.threads 1 → 2\n")
+        assert done[0].stdout.startswith("the nodes differ:\n  ! torch.threads 2 on h1; 1 on h0\n")
         assert "joined, as one of 2 nodes" in done[1].stderr
         run = run_of(tmp_path)
         assert [(node.host, node.address) for node in run.nodes] == [(f"h{n}", hosts2.address(n)) for n in (0, 1)]

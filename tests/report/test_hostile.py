@@ -334,7 +334,7 @@ def write_comparisons(path: Path, names: list[str], rng: Random, spoilt: float) 
         if isinstance(ab, dict) and isinstance(ab.get("base"), dict):
             ab["base"] |= {"label": readable(hostile.text(rng)), "git": None}
             ab |= {"id": readable(hostile.text(rng)), "suite": readable(hostile.text(rng))}
-        lines = (made.path / "sessions.jsonl").read_text().splitlines()
+        lines = (made.path / "sessions.jsonl").read_text().split("\n")[:-1]  # a name may hold other ends of lines
         told = [json.loads(line) for line in lines]
         lines = [well_formed(hostile.poisoned(one, rng) if rng.random() < spoilt / 4 else one) for one in told]
         (made.path / "ab.json").write_text(well_formed(ab))

@@ -13,4 +13,8 @@ def opened(folder: JobFolder) -> Submitted:
         UserError: the folder is damaged.
     """
     kind = folder.read().kind
+    if kind == "kubernetes":
+        from llmbench.submit.kubernetes import KubernetesJob
+
+        return KubernetesJob(folder)
     raise UserError(f"{folder.path}: this version of llmbench cannot follow a job of {kind}")

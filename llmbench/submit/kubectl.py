@@ -62,11 +62,11 @@ class Kubectl:
         Raises:
             UserError: it would refuse them.
         """
-        self("apply", "--dry-run=server", "--validate=strict", "-f", str(manifest), "-o", "name")
+        self("apply", "--dry-run=server", "--validate=true", "-f", str(manifest), "-o", "name")
 
     def apply(self, manifest: Path) -> list[dict[str, Any]]:
         """Makes the objects; returns them as the server has them."""
-        return items(self.json("apply", "--validate=strict", "-f", str(manifest)))
+        return items(self.json("apply", "--validate=true", "-f", str(manifest)))
 
     def logs(self, pod: str, *more: str) -> str:
         return self("logs", pod, *more)

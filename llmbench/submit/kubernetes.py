@@ -81,9 +81,9 @@ class KubernetesJob:
         return self._explained(found)
 
     def done(self) -> int | None:
-        """Cases that node 0 said are finished: its log counts them."""
+        """Cases that node 0 said are finished, while it runs: its log counts them."""
         if self.folder.read().state in ENDED:
-            return self._done
+            return None  # the run itself says it
         first = self._first(self._objects() if self._seen is None else self._seen)
         if first is not None and first.running:
             try:

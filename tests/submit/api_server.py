@@ -140,6 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         path, query = parts.path, {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        if path == "/openapi/v2":  # an empty document in protobuf: all that matters is in version 3
+            return self._answer(200, b"", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
         fixed = self._discovery(path)
         if fixed is not None:
             return self._send(fixed)

@@ -1,4 +1,4 @@
-"""Manifests against the published schemas, whatever the options say, and the command in them against the command line."""
+"""Manifests against the published schemas, whatever the options say; the command in them against the command line."""
 
 from __future__ import annotations
 
@@ -227,8 +227,11 @@ def test_keys_of_suites(name: str) -> None:
     assert key.removesuffix(".toml").replace("-", "").replace("_", "").isalnum()
 
 
-TEXTS = ["yes", "on", "1e3", "0o17", "12:30:45", "~", "", " x", "x ", "a: b", "- a", "#", "é", "\x85", "a\n\nb", "\tx", "01", "=", ".inf",
-         "0x1F", "1_000", "null", "N", "!!str", "&a", "*a", "%", "@", "`", "2026-01-01", "line\nline \n", "\n", "\x7f", "a\\n"]  # fmt: skip
+TEXTS = [
+    *("yes", "on", "1e3", "0o17", "12:30:45", "~", "#", "é", "01", "=", ".inf", "0x1F", "1_000", "null", "N"),
+    *("!!str", "&a", "*a", "%", "@", "`", "2026-01-01", "-", "?", "---", "...", "{}", "[a]", "|", ">", "'", '"'),
+    *("", " x", "x ", "a: b", "- a", "\x85", "a\n\nb", "\tx", "line\nline \n", "\n", "\x7f", "a\\n"),
+]
 
 
 def test_yaml_keeps_every_text() -> None:

@@ -21,7 +21,7 @@ def _group() -> None:
     """Run a suite on a cluster, follow the job, and bring the run back.
 
     Examples:
-    - `llmbench submit kubernetes smoke --mode ddp --nodes 2 --gpus-per-node 8 --image ghcr.io/me/llmbench:1`
+    - `llmbench submit kubernetes smoke-ddp --nodes 2 --gpus-per-node 8 --image ghcr.io/me/llmbench:1`
 
     - `llmbench submit status` lists what was submitted from here.
     """

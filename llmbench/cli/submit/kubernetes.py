@@ -105,11 +105,11 @@ def kubernetes(
     right; 3 a case did not.
 
     Examples:
-    - `llmbench submit kubernetes smoke --mode ddp --nodes 2 --gpus-per-node 8 --image ghcr.io/me/llmbench:1 --time 30m`
+    - `llmbench submit kubernetes smoke-ddp --nodes 2 --gpus-per-node 8 --image ghcr.io/me/llmbench:1 --time 30m`
 
     - `llmbench submit kubernetes my-suite.toml -N 2 --image ghcr.io/me/llmbench:1 --volume results --plan`
 
-    - `llmbench submit kubernetes smoke --mode ddp -N 2 --image ghcr.io/me/llmbench:1 --kind trainjob --detach`
+    - `llmbench submit kubernetes smoke-ddp -N 2 --image ghcr.io/me/llmbench:1 --kind trainjob --detach`
     """
     from llmbench.errors import UserError
     from llmbench.submit.manifests import KubernetesOptions

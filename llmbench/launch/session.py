@@ -241,13 +241,19 @@ class Session:
                 hardware.append(found)
             self._progress.phase(event["name"])
 
+        self.folder.forget_evidence(case.id)  # of an earlier attempt
+        if job["distributed"]:
+            job = job | {"evidence": str(self.folder.evidence_path(case.id).resolve())}
         self._memory.begin()
         try:
             outcome = self._target.run(job, log, case.config["deadline_seconds"], on_event)
         finally:
             self._sampler.stop()
             memory = self._memory.end()
-        return records.finish(record, case, outcome, reference, hardware[0] if hardware else None, memory)
+        record, series = records.finish(record, case, outcome, reference, hardware[0] if hardware else None, memory)
+        if record.status in (*FINISHED, "skipped"):
+            self.folder.forget_evidence(case.id)
+        return record, series
 
     def _measure_compiled(
         self, case: Case, record: Record, log: Path, job: dict[str, Any], reference: dict[str, Any]

@@ -57,6 +57,8 @@ class Outcome:
         log_begin: where the log of this job begins; an earlier attempt may have written before it.
         steps: training steps that were done.
         ranks: of a parallel job, what each process was about.
+        evidence: the folder in which they left what they could; None if they were not asked to.
+        ended_at: when it was over; nanoseconds of the wall clock of this host.
     """
 
     result: dict[str, Any] | None = None
@@ -69,6 +71,8 @@ class Outcome:
     log_begin: int = 0
     steps: int = 0
     ranks: dict[int, RankState] = field(default_factory=dict)
+    evidence: Path | None = None
+    ended_at: int | None = None
 
     def log_text(self, rank: int | None = None) -> str:
         """What this job, or one of its ranks, wrote to its log."""
@@ -178,7 +182,7 @@ class Target:
             self._stop()
             self._start()
         self.ready()
-        outcome = Outcome(log=log, log_begin=_size(log))
+        outcome = Outcome(log=log, log_begin=_size(log), evidence=Path(job["evidence"]) if "evidence" in job else None)
         begin = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="llmbench-") as folder, OomCounter() as oom:
             result, heartbeat = Path(folder) / "result.json", Path(folder) / "steps"
@@ -190,6 +194,7 @@ class Target:
             self._send(job | files | {"asked_at": begin})
             self._watch(outcome, lambda: begin + deadline + waited(), on_event)
             self._heartbeat = None
+            outcome.ended_at = time.time_ns()
             steps = _counters(heartbeat)
             outcome.steps = min(steps[here.start :], default=0)
             for rank, state in outcome.ranks.items():

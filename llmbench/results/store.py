@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -81,6 +83,16 @@ class RunFolder:
 
     def log_path(self, case: str) -> str:
         return f"logs/{slug(case)}.log"
+
+    def evidence_path(self, case: str) -> Path:
+        """Where the ranks of a case leave what tells who failed first; kept of a case that has no result."""
+        return self.path / "evidence" / slug(case)
+
+    def forget_evidence(self, case: str) -> None:
+        folder = self.evidence_path(case)
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # other cases have theirs there
+            folder.parent.rmdir()
 
     def read_run(self) -> Run:
         """Raises: UserError: no run there, or not a run that this version can read."""

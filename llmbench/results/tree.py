@@ -17,7 +17,7 @@ Location = Path | str
 FILES = {"run.json": "records.jsonl", "ab.json": "sessions.jsonl"}
 """What makes a folder a run or a comparison, and what lies beside it. Nothing else is read."""
 _AN = {"run.json": "a run.json", "ab.json": "an ab.json"}
-OURS = frozenset({"series", "logs"})
+OURS = frozenset({"series", "logs", "evidence"})
 """Folders of a run, in which no other run lies."""
 
 

@@ -23,6 +23,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from llmbench.worker import evidence
 from llmbench.worker.events import Events, OfRank
 from llmbench.worker.faults import Unavailable
 from llmbench.worker.process import die_with, write_json
@@ -61,10 +62,11 @@ def run_ranks(job: Job, events: Events, work: Callable[[Job, Events], dict[str, 
         raise Unavailable(f"{size} ranks{here} need {size} CUDA devices, there are {found}: a smaller --world-size")
     died = None
     try:
-        if share:
-            launch_share(share, _rank, job, events, work)
-        else:
-            launch_on_this_host(size, _rank, job, events, work)
+        with evidence.exits_of(job.get("evidence"), size):
+            if share:
+                launch_share(share, _rank, job, events, work)
+            else:
+                launch_on_this_host(size, _rank, job, events, work)
     except ChildFailedError as error:
         died = error.get_first_failure()
     results = {rank: _read(job, rank) for rank in ranks}
@@ -167,8 +169,12 @@ def _rank(job: Job, events: Events, work: Callable[[Job, Events], dict[str, Any]
     os.dup2(log, 2)
     events = OfRank(events, rank)
     events.send("rank", pid=os.getpid(), host=socket.gethostname())
-    result = work(job, events)
-    write_json(_result_of(job, rank), result)
+    with evidence.open_for(job, rank) as kept:
+        result = work(job, kept.follow(events))
+        if "error" in result:
+            kept.error(result["error"])
+        write_json(_result_of(job, rank), result)
+        kept.end(1 if _failed(result) else 0)
     if _failed(result):
         sys.stderr.flush()
         time.sleep(STAY_SECONDS)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from llmbench.launch.diagnose import LONGEST_MESSAGE, diagnose
+from llmbench.launch.causes import LONGEST_MESSAGE
+from llmbench.launch.diagnose import diagnose
 from llmbench.launch.target import Outcome, RankState, log_of
 from llmbench.results.schema import Error
 from llmbench.suite.cases import Case, resolve

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from llmbench.launch import causes
-from llmbench.launch.evidence import gather, verdict
+from llmbench.launch.evidence import RankEvidence, gather, of_rank, verdict
 from llmbench.launch.target import Outcome
+from llmbench.launch.together import OF_NODE
 from llmbench.results.schema import Error, Status
 from llmbench.suite.cases import Case
 
@@ -15,12 +16,14 @@ def diagnose(case: Case, outcome: Outcome, deadline: float) -> tuple[Status, Err
     if "unavailable" in result:
         reason, _, fix = result["unavailable"].partition(": ")
         return "skipped", Error(type="Unavailable", message=reason, hint=fix or None)
-    if "rank" in result.get("error", {}) or (outcome.timed_out and case.world_size > 1):
+    error = result.get("error", {})
+    if error.get("type") not in OF_NODE and ("rank" in error or (outcome.timed_out and case.world_size > 1)):
         found = verdict(case, gather(outcome), {}, deadline, outcome.timed_out)
         if found:
             return found
     if "error" in result:
-        return causes.raised(case, result["error"])
+        raised = causes.raised(case, error)
+        return of_rank(case, RankEvidence(error["rank"], error["host"]), raised) if "rank" in error else raised
     if outcome.timed_out:
         return "timeout", _timeout(outcome, deadline)
     if outcome.code is None:

@@ -29,10 +29,10 @@ NO_MORE = "llmbench: no evidence is kept from here on"  # worker/evidence.py say
 _CONSEQUENCE = re.compile(
     r"connection (was )?(closed|reset|aborted|refused)|closed by (the )?(remote )?peer|broken pipe|socket (is )?closed"
     r"|socket has timed out|client socket|timed out waiting \d+ ?ms|received errors while waiting for"
-    r"|read error|write error|failed to (recv|send)|pair closure|monitoredbarrier|connectfullmesh"
+    r"|read error|write error|failed to (recv|send)|pair closure|barrier|heartbeat|connectfullmesh"
     r"|ncclremoteerror|ncclsystemerror|ncclinprogress|nccl (remote|system) error|unhandled system error"
     r"|remote process exited|communicator was aborted|watchdog caught collective"
-    r"|another rank|tcpstore|(store|wait) timeout",
+    r"|another rank|tcpstore|store.*(timeout|failed)|(socket|wait) timeout",
     re.IGNORECASE,
 )
 _CONSEQUENCE_TYPES = frozenset({"DistNetworkError", "DistStoreError", "RendezvousConnectionError"})
@@ -160,16 +160,21 @@ _NOTE: dict[str, Callable[[RankEvidence, dict[str, Any]], None]] = {
 
 
 def gather(outcome: Outcome) -> list[RankEvidence]:
-    """What is known of the ranks of a job on this host: what they left, and what its launcher and we saw of them."""
-    found = {each.rank: each for each in (read(outcome.evidence) if outcome.evidence else [])}
-    for rank, state in outcome.ranks.items():
+    """What is known of the ranks of a job: what they left, and what each node saw of its own."""
+    return [each for part in outcome.parts or [outcome] for each in _of_part(part, outcome)]
+
+
+def _of_part(part: Outcome, whole: Outcome) -> list[RankEvidence]:
+    left = read(part.evidence) if part.evidence else []
+    found = {each.rank: each for each in left if each.rank in part.ranks}
+    for rank, state in part.ranks.items():
         each = found.setdefault(rank, RankEvidence(rank))
         each.host, each.phase = state.host, state.phase
         each.steps = max(each.steps, state.steps)
-        each.log = outcome.log_text(rank)[-LONGEST_LOG:]
-        each.oom_killed = outcome.oom_killed
-        each.seen_at = max(each.seen_at or 0, outcome.ended_at or 0) or None
-    error = (outcome.result or {}).get("error", {})
+        each.log = whole.log_text(rank)[-LONGEST_LOG:]
+        each.oom_killed = part.oom_killed
+        each.seen_at = max(each.seen_at or 0, part.ended_at or 0) or None
+    error = (part.result or {}).get("error", {})
     if "rank" in error:
         each = found.setdefault(error["rank"], RankEvidence(error["rank"], error["host"]))
         if "type" in error:
@@ -203,12 +208,12 @@ def verdict(
     for sign, told in _SIGNS:
         if showing := [each for each in ranks if sign(each)]:
             first = _first(showing)
-            return _of_rank(case, first, told(case, first))
+            return of_rank(case, first, told(case, first))
     if timed_out or _hung(ranks):
         return _stuck(case, ranks, deadline, timed_out)
     if missed := [each for each in ranks if each.error or _killed_by_other(each)]:
         first = _first(missed)
-        return _of_rank(case, first, _only_missed(case, first))
+        return of_rank(case, first, _only_missed(case, first))
     return None
 
 
@@ -235,10 +240,13 @@ def _has_left(each: RankEvidence) -> bool:
 
 def _consequence(each: RankEvidence) -> bool:
     """Whether what ended it is that it missed another."""
-    if each.error:
-        kind, message = str(each.error["type"]), str(each.error["message"])
-        return kind in _CONSEQUENCE_TYPES or bool(_CONSEQUENCE.search(message))
-    return _killed_by_other(each)
+    return is_consequence(each.error) if each.error else _killed_by_other(each)
+
+
+def is_consequence(error: Mapping[str, Any]) -> bool:
+    """Whether an exception says no more than that another rank was missed."""
+    message = str(error.get("message", ""))
+    return error.get("type") in _CONSEQUENCE_TYPES or bool(_CONSEQUENCE.search(message))
 
 
 def _killed_by_other(each: RankEvidence) -> bool:
@@ -291,7 +299,7 @@ def _progress(each: RankEvidence) -> tuple[int, int, int]:
     return phase, each.steps, each.collective or 0
 
 
-def _of_rank(case: Case, each: RankEvidence, found: tuple[Status, Error]) -> tuple[Status, Error]:
+def of_rank(case: Case, each: RankEvidence, found: tuple[Status, Error]) -> tuple[Status, Error]:
     """The same, with rank and host where there are several."""
     status, error = found
     if case.world_size == 1:
@@ -352,15 +360,15 @@ def _stuck(case: Case, ranks: Sequence[RankEvidence], deadline: float, timed_out
     others = [each for each in ranks if each is not culprit]
     ahead = others and all(_begun(each) > _begun(culprit) for each in others)
     if silence := _silence(culprit, ranks):
-        state = f": no heartbeat for {silence:.0f} s (stopped?),"
+        state = f", without a heartbeat for {silence:.0f} s (stopped?)"
     elif ahead:
-        state = f" is stuck before collective {_begun(culprit) + 1:.0f}, in which the others wait,"
+        state = f", stuck before collective {_begun(culprit) + 1:.0f}, in which the others wait"
     else:
         state = ""
     places = [f"rank {each.rank} {_place(each)}" for each in others]
     if len(places) > MOST_PLACES:
         places[MOST_PLACES:] = [f"and {len(places) - MOST_PLACES} more"]
-    text = "; ".join([f"{_who(case, culprit)}{state} {_place(culprit)}", *places])
+    text = "; ".join([f"{_who(case, culprit)} {_place(culprit)}{state}", *places])
     message = f"{late}: {text}" if late else text
     return status, Error(type=kind, message=message, hint=hint, rank=culprit.rank, host=culprit.host)
 

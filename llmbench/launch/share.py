@@ -57,7 +57,7 @@ def packed(outcome: Outcome, evidence: Path | None = None) -> dict[str, Any]:
         evidence: folder of a file for each rank (``worker/evidence.py``).
     """
     files = sorted(evidence.glob("rank*.jsonl")) if evidence and evidence.is_dir() else []
-    plain = {key: value for key, value in asdict(outcome).items() if key not in ("log", "log_begin", "ranks")}
+    plain = {key: value for key, value in asdict(outcome).items() if key not in ("log", "log_begin", "ranks", "parts")}
     return plain | {
         "log": outcome.log_text()[-LONGEST_LOG:],
         "ranks": {
@@ -82,6 +82,7 @@ def unpacked(message: Mapping[str, Any], log: Path, node: int, evidence: Path | 
     outcome = Outcome(**{key: value for key, value in message.items() if key not in ("log", "ranks", "evidence")})
     outcome.log = log.with_name(f"{log.stem}.node{node}{log.suffix}")
     outcome.log_begin = _append(outcome.log, message["log"])
+    outcome.evidence = evidence
     for rank, state in message["ranks"].items():
         begin = _append(log_of(log, int(rank)), state.pop("log"))
         outcome.ranks[int(rank)] = RankState(**(state | {"log_begin": begin}))

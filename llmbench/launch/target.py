@@ -58,7 +58,8 @@ class Outcome:
         steps: training steps that were done.
         ranks: of a parallel job, what each process was about.
         evidence: the folder in which they left what they could; None if they were not asked to.
-        ended_at: when it was over; nanoseconds of the wall clock of this host.
+        ended_at: when it was over; nanoseconds of the wall clock of its host.
+        parts: of a job of several nodes, how the share of each ended that told.
     """
 
     result: dict[str, Any] | None = None
@@ -73,6 +74,7 @@ class Outcome:
     ranks: dict[int, RankState] = field(default_factory=dict)
     evidence: Path | None = None
     ended_at: int | None = None
+    parts: list[Outcome] = field(default_factory=list)
 
     def log_text(self, rank: int | None = None) -> str:
         """What this job, or one of its ranks, wrote to its log."""

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmbench.launch import evidence
 from llmbench.launch.target import Outcome, signal_name
 
-# What a process says that only misses another: gloo, NCCL, torch's store.
-_CONSEQUENCE = re.compile(
-    r"connection (closed|reset)|broken pipe|timed? ?out waiting|read error|write error|client socket|socket timeout"
-    r"|connection refused|failed to recv|remote process exited|unhandled system error|store.*(timeout|failed)"
-    r"|wait timeout|heartbeat|barrier",
-    re.IGNORECASE,
-)
+OF_NODE = frozenset({"NodeLost", "NodeFailed", "LauncherDied"})
+"""Types of errors that are of a node, and of no single rank."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ def together(parts: Sequence[Part], log: Path) -> Outcome:
         log: of the job on node 0.
     """
     told = [part.outcome for part in parts if part.outcome]
-    whole = Outcome(log=log, code=0)
+    whole = Outcome(log=log, code=0, parts=told)
     if told:
         first = told[0]
         whole.phase, whole.log_begin = first.phase, first.log_begin if first.log == log else 0
@@ -106,8 +101,7 @@ def _cause(part: Part) -> tuple[int, float] | None:
 def is_consequence(found: Outcome | dict[str, Any] | None) -> bool:
     """Whether what failed only missed another."""
     result = found.result if isinstance(found, Outcome) else found
-    error = (result or {}).get("error") or {}
-    return bool(_CONSEQUENCE.search(str(error.get("message", ""))))
+    return evidence.is_consequence((result or {}).get("error") or {})
 
 
 def _error(part: Part) -> dict[str, Any]:

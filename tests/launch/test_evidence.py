@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from llmbench.launch.diagnose import diagnose
 from llmbench.launch.evidence import RankEvidence, gather, parse, read, verdict
-from llmbench.launch.target import Outcome, RankState
+from llmbench.launch.target import Outcome, RankState, log_of
 from llmbench.results.schema import Error
 from llmbench.suite.cases import Case, resolve
 from llmbench.suite.load import find
@@ -45,6 +46,7 @@ IN_COLLECTIVE = """Thread 0x00007f88ab00eb80 (most recent call first):
   File "/site-packages/torch/distributed/distributed_c10d.py", line 3252 in all_reduce
   File "/mine/train.py", line 41 in together
 """
+RAISED = {"type": "RuntimeError", "message": CLOSED, "where": None, "out_of_memory": False}
 ASLEEP = """Thread 0x00007f88ab00eb80 (most recent call first):
   File "/mine/train.py", line 12 in nap
   File "/site-packages/torch/nn/modules/module.py", line 1789 in _call_impl
@@ -184,9 +186,8 @@ def test_a_rank_that_is_stopped() -> None:
     status, error = named([*waiting, Left(3)], timed_out=True)
     assert (status, error.type) == ("timeout", "Timeout")
     said = of_rank_3(status, error)
-    assert said.startswith(
-        ": no heartbeat for 12 s (stopped?), in phase timed after 31 steps, it left no stack; rank 0"
-    )
+    place = " in phase timed after 31 steps, it left no stack"
+    assert said.startswith(f"{place}, without a heartbeat for 12 s (stopped?); rank 0 in")
     assert "deadline_seconds=120" in str(error.hint)
 
 
@@ -194,7 +195,7 @@ def test_a_rank_that_is_stopped_while_the_patience_of_others_ends() -> None:
     left = [Left(rank).lives(15, 63).raises(LATE).exits(1) for rank in range(3)]
     status, error = named([*left, Left(3).exits(-9, by_us=True, seconds=20.0)])
     assert (status, error.type) == ("failed", "Stuck")
-    assert of_rank_3(status, error).startswith(": no heartbeat for 20 s (stopped?), in phase timed")
+    assert ", without a heartbeat for 20 s (stopped?); rank 0" in of_rank_3(status, error)
 
 
 def test_a_rank_that_sleeps() -> None:
@@ -203,7 +204,7 @@ def test_a_rank_that_sleeps() -> None:
     status, error = named([*waiting, asleep], timed_out=True)
     place = "in phase timed after 31 steps"
     assert of_rank_3(status, error).startswith(
-        f" is stuck before collective 63, in which the others wait, {place}, last seen at train.py:12 in nap; "
+        f" {place}, last seen at train.py:12 in nap, stuck before collective 63, in which the others wait; "
         f"rank 0 {place}, last seen at distributed_c10d.py:3252 in all_reduce, called at train.py:41 in together; "
     )
 
@@ -211,7 +212,7 @@ def test_a_rank_that_sleeps() -> None:
 def test_a_rank_that_waits_for_another_thing_than_all_others() -> None:
     """Its stack is that of one who waits, too: then it is the number of collectives that tells."""
     left = [Left(rank).lives(12, 62 + (rank != 3)).then("stack", text=IN_COLLECTIVE) for rank in range(4)]
-    assert " is stuck before collective 63" in of_rank_3(*named(left, timed_out=True))
+    assert ", stuck before collective 63" in of_rank_3(*named(left, timed_out=True))
 
 
 def test_where_torch_counts_no_collectives_the_stack_tells() -> None:
@@ -318,3 +319,24 @@ def test_what_the_launcher_saw_completes_what_the_ranks_left(tmp_path: Path) -> 
     assert (second.steps, second.host, second.exit_code, second.by_us) == (41, "h0", -11, False)
     assert first.oom_killed
     assert first.seen_at == 9 * MIDNIGHT
+
+
+def test_each_node_tells_of_its_own_ranks(tmp_path: Path) -> None:
+    """Its clock is its own, and so is what its kernel killed."""
+    log = tmp_path / "case.log"
+    for rank in (0, 1):
+        (tmp_path / f"rank{rank}.jsonl").write_text(Left(rank, host=f"h{rank}").text(skew=600.0 * rank))
+        log_of(log, rank).write_text(f"of rank {rank}")
+    states = [{rank: RankState(100, f"h{rank}", "timed", 31)} for rank in (0, 1)]
+    error = {"signal": 9, "rank": 1, "host": "h1"}
+    parts = [
+        Outcome(ranks=states[0], evidence=tmp_path, result={"error": {**RAISED, "rank": 0, "host": "h0"}}, ended_at=7),
+        Outcome(ranks=states[1], evidence=tmp_path, result={"error": error}, oom_killed=True, ended_at=9 * MIDNIGHT),
+    ]
+    whole = Outcome(log=log, parts=parts, ranks=states[0] | states[1], result=parts[0].result, code=1)
+    first, second = gather(whole)
+    assert (first.log, first.oom_killed, second.log, second.oom_killed) == ("of rank 0", False, "of rank 1", True)
+    assert second.seen_at == 9 * MIDNIGHT
+    found = diagnose(DDP, whole, DEADLINE)
+    assert found is not None
+    assert (found[0], found[1].type, found[1].rank, found[1].host) == ("oom", "OutOfMemoryKill", 1, "h1")

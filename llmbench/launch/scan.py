@@ -26,7 +26,7 @@ PORT_SECONDS = 20.0
 PARTNER_SECONDS = 5.0  # for the other one of a pair to notice that its partner failed
 LOOK_SECONDS = 0.05
 # On a machine that nodes share the others of its users disturb a measurement: what lacks less is not called low.
-SHARED_SOLO, SHARED_PAIR, SHARED_MOST = 0.4, 0.5, 0.9
+SHARED_SOLO, SHARED_PAIR, SHARED_MOST = 0.4, 0.5, 0.8
 # What a process says whose partner is gone: it is not the cause.
 _CONSEQUENCE = re.compile(
     r"Connection closed by peer|Connection reset|Broken pipe|Timed out waiting|client socket|partner|cancelled|"

@@ -1,4 +1,4 @@
-"""How often a scan names somebody among four hosts of which none is slow: ``python -m tests.cluster.quiet_scans 10``."""
+"""How often a scan names somebody of four hosts where nothing is slow: ``python -m tests.cluster.quiet_scans 10``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def why(document: dict[str, Any]) -> str:
     """All that the verdicts were made of, for whoever reads why a test failed."""
     nodes = [f"{node['name']} {node['verdict']}: {node['evidence']}" for node in document["nodes"]]
     pairs = [
-        f"{pair['a']}–{pair['b']} {pair['verdict']}: {pair['bus_bandwidth_bytes_per_s']}, best {pair['best_bytes_per_s']}"
+        f"{pair['a']}–{pair['b']} {pair['verdict']}: {pair['bus_bandwidth_bytes_per_s']}, "
+        f"best {pair['best_bytes_per_s']} {pair['reason'] or ''}"
         for pair in document["pairs"]
     ]
     return "\n".join([*nodes, *pairs, *(str(gate) for gate in document["gates"])])

@@ -88,7 +88,9 @@ def test_two_nodes_measure_each_other(tmp_path: Path, environment: dict[str, str
     assert "2 nodes share machines" in first.stderr
     assert "round 1: 0 of 1 pair test done" in first.stderr
     assert second.stderr.splitlines()[-1] == "scan: node 1: done"
-    assert "No slow node or link found among 2 nodes" in (tmp_path / "node0" / "scan.html").read_text()
+    page = (tmp_path / "node0" / "scan.html").read_text()
+    assert "No slow node or link found among 2 nodes" in page
+    assert "2 nodes on 1 machine: measured in turns" in page
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""``llmbench scan`` finds the throttled one of four hosts, or their throttled link, and nobody where nothing is slow."""
+"""``llmbench scan`` finds the throttled one of four hosts, or their throttled link; where nothing is slow, nobody."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_a_shared_machine_that_has_become_busy_convicts_nobody_for_it() -> None:
     rounds: list[int] = []
 
     def answer(rank: int, request: dict[str, Any]) -> dict[str, Any]:
-        return PAIR if not rounds else PAIR | {"value": 2e8, "best": 3e8}
+        return PAIR if not rounds else PAIR | {"value": 4.5e8, "best": 4.8e8}
 
     with cluster(answer, machines=("one",) * 4) as nodes:
         a, b, c, d = nodes.nodes
@@ -155,8 +155,8 @@ def test_a_shared_machine_that_has_become_busy_convicts_nobody_for_it() -> None:
         rounds.append(2)
         later = nodes.pair([(a, c)])[a, c]
     assert isinstance(later, Reading)
-    assert (later.times, later.at_best) == (2, 3e8)
-    assert later.uncertainty == pytest.approx(1 - 0.5 * 0.2)  # a fifth of the speed is left
+    assert (later.times, later.at_best) == (2, 4.8e8)
+    assert later.uncertainty == pytest.approx(1 - 0.5 * 0.45)  # so much of the speed is left
 
 
 def test_who_never_joins_has_failed_and_the_others_are_measured() -> None:

@@ -7,7 +7,8 @@ from statistics import NormalDist
 
 import pytest
 
-from llmbench.stats.scan import judge, scan
+from llmbench.results.scan import Point
+from llmbench.stats.scan import Reading, judge, scan
 from llmbench.stats.scan.gates import gate
 
 
@@ -255,3 +256,59 @@ def test_a_quiet_cluster_has_a_narrow_gate_and_no_narrower_than_two_percent():
 
 def test_few_values_do_not_tell_their_spread():
     assert gate("x", "", [100.0, 100.0, 100.0]).share > 0.04
+
+
+class Disturbed(Cluster):
+    """Nodes that share a machine: values differ by factors, and readings know it."""
+
+    def __init__(self, count, *, at_best=1.0, times=1, **cluster):
+        super().__init__(count, **cluster)
+        self.at_best, self.times = at_best, times
+
+    def solo(self, nodes):
+        return {
+            node: {name: Reading(value, uncertainty=0.4, note="a quota") for name, value in own.items()}
+            for node, own in super().solo(nodes).items()
+        }
+
+    def pair(self, pairs):
+        point = Point(collective="sendrecv", message_bytes=1024, bus_bandwidth_bytes_per_s=5e9)
+        return {
+            pair: Reading(value, self.at_best * value, 0.5, self.times, points=(point,))
+            for pair, value in super().pair(pairs).items()
+        }
+
+
+def test_who_reached_the_gate_once_is_not_low():
+    link = {("n01", "n03"): 0.3}
+    assert verdicts(Disturbed(4, at_best=2.0, times=2, links=link))[1:] == ({}, {})
+    found, nodes, links = verdicts(Disturbed(4, at_best=1.1, times=2, links=link))
+    assert (nodes, links) == ({}, {("n01", "n03"): "slow"})
+    low = next(test for test in found.pairs if test.verdict == "low")
+    assert low.best_bytes_per_s == pytest.approx(1.1 * low.bus_bandwidth_bytes_per_s)
+    assert low.points[0].bus_bandwidth_bytes_per_s == 5e9
+
+
+def test_an_uncertain_measurement_convicts_nobody_unless_it_was_repeated():
+    link, seen = ("n01", "n03"), set()
+    for seed in range(8):
+        found, _, links = verdicts(Disturbed(4, links={link: 0.1}), seed)
+        tests = sum((test.a, test.b) == link for test in found.pairs)
+        seen.add(tests)
+        assert links == {link: "slow" if tests > 1 else "suspect"}
+        assert verdicts(Disturbed(4, times=2, links={link: 0.1}), seed)[2] == {link: "slow"}
+    assert seen == {1, 2}
+
+
+@pytest.mark.parametrize(("speed", "expected"), [(0.65, {}), (0.5, {"n02": "slow"})])
+def test_nothing_is_low_that_lacks_less_than_the_uncertainty(speed, expected):
+    own = {"n02": {"matmul": speed * 7e14}}
+    found, nodes, _ = verdicts(Disturbed(4, solo=own))
+    assert nodes == expected
+    assert ("(a quota)" in found.nodes[2].evidence) == bool(expected)
+
+
+def test_values_that_differ_by_factors_have_a_gate_that_is_not_zero():
+    values = [100.0, 100.0, 100.0, 300.0, 300.0, 900.0, 2700.0]
+    assert gate("x", "", values).threshold == 0
+    assert 0 < gate("x", "", values, uncertainty=0.5).threshold < 0.5 * 300

@@ -51,6 +51,14 @@ def headline(scan: Scan) -> str:
     return f"No slow node or link found among {of}"
 
 
+def sharing(scan: Scan) -> str | None:
+    """That nodes share machines, which makes small differences invisible; None if they do not."""
+    joined = sum(node.host is not None for node in scan.nodes)
+    if scan.machines is None or scan.machines >= joined:
+        return None
+    return f"{count(joined, 'node')} on {count(scan.machines, 'machine')}: measured in turns, only large faults show"
+
+
 def slurm_option(scan: Scan) -> str:
     """For ``sbatch`` and ``srun``; empty if there is nobody to exclude."""
     return f"--exclude={shlex.quote(','.join(scan.exclude))}" if scan.exclude else ""
@@ -72,6 +80,8 @@ def terminal_lines(scan: Scan) -> Iterator[str]:
         shown = NODE_VERDICTS[verdict]
         yield f"{shown.symbol} {shown.word:8}{printable(name)}: {printable(evidence)}"
     yield f"{count(scan.rounds, 'round')}, {count(scan.pair_tests, 'pair test')}"
+    if shared := sharing(scan):
+        yield shared
     for gate in scan.gates:
         yield f"{gate.metric.replace('_', ' ')}: {gate_line(gate)}"
     if scan.exclude:

@@ -15,7 +15,7 @@ from llmbench.report.format import NOTHING, count, duration, number, percent, ti
 from llmbench.report.page import render
 from llmbench.report.scan.distribution import distribution
 from llmbench.report.scan.grid import MATRIX, kinds, pair_grid
-from llmbench.report.scan.headline import NODE_VERDICTS, TEST_VERDICTS, headline, slurm_option
+from llmbench.report.scan.headline import NODE_VERDICTS, TEST_VERDICTS, headline, sharing, slurm_option
 from llmbench.report.scan.tables import node_rows, records, speed, test_rows
 from llmbench.report.verdict import Pill, Verdict, pills
 from llmbench.results.scan import BUS_BANDWIDTH, Gate, Scan
@@ -62,7 +62,12 @@ def scan_page(scan: Scan) -> str:
         styles=["scan"],
         title=headline(scan),
         simulated=scan.simulated,
-        meta=[timestamp(scan.started_at), duration(scan.seconds), f"llmbench {scan.llmbench}"],
+        meta=[
+            timestamp(scan.started_at),
+            duration(scan.seconds),
+            f"llmbench {scan.llmbench}",
+            *filter(None, [sharing(scan)]),
+        ],
         pills=_pills(scan),
         found=found[:_SHOWN_FOUND],
         more_found=found[_SHOWN_FOUND:],

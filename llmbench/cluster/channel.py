@@ -173,6 +173,7 @@ class Leader:
         self._wires: dict[int, Wire] = {}
         self._asked: dict[int, Asking] = {}
         self._number = 0
+        self._numbering = threading.Lock()
         self._joined = threading.Condition()
         self._ended = False
         self._server = _listen(place.master_port)
@@ -234,16 +235,18 @@ class Leader:
 
     def start(self, requests: Mapping[int, Mapping[str, Any]], on_event: OnEvent = lambda node, event: None) -> Asking:
         """The same without waiting."""
-        self._number += 1
-        asking = Asking(self, list(requests), self._number, on_event)
-        self._asked[self._number] = asking
+        with self._numbering:
+            self._number += 1
+            number = self._number
+        asking = Asking(self, list(requests), number, on_event)
+        self._asked[number] = asking
         for node, request in requests.items():
             if node == 0:
-                self._work.begin(self._number, request)
+                self._work.begin(number, request)
             elif node in self.lost:
                 asking._settle(node, Reply(reason=self.lost[node]))
             else:
-                self._wires[node].send({"ask": dict(request), "id": self._number})
+                self._wires[node].send({"ask": dict(request), "id": number})
                 if node in self.lost:  # meanwhile
                     asking._settle(node, Reply(reason=self.lost[node]))
         return asking

@@ -24,6 +24,7 @@ from llmbench.results.fingerprint import fingerprint
 from llmbench.results.schema import PlannedCase
 from llmbench.suite.cases import from_plan
 
+BEGIN_SECONDS = 60.0
 KILL_SECONDS = 0.1  # between attempts to kill a job that may be about to start
 
 T = TypeVar("T")
@@ -43,8 +44,11 @@ class Follow:
         self._thread = ThreadPoolExecutor(1)
         self._folder = Path(tempfile.mkdtemp(prefix="llmbench-node-"))
         self._target: Target | None = None
+        self._begun = threading.Event()
         self._tokens: dict[str, dict[str, Any]] = {}
         self._gate: Path | None = None
+        self._open = 0  # the number of the job whose gate is open
+        self._at_gate = threading.Lock()
         self._stopped = 0  # the number of the job that is to stop, and of all before it
 
     def __enter__(self) -> Follow:
@@ -76,6 +80,7 @@ class Follow:
             self._target = Target(self._python, request["preload"]).__enter__()
 
         self._thread.submit(start).result()
+        self._begun.set()
         return {}
 
     def _prepare(self, request: dict[str, Any], send: Send) -> dict[str, Any]:
@@ -120,7 +125,10 @@ class Follow:
         self._say(f"{request['name']}: ranks {share['first_rank']} to {last}")
         target, number = self._trainer(), request["number"]
         with tempfile.TemporaryDirectory(dir=self._folder, prefix="job-") as folder:
-            self._gate = Path(folder, "gate")
+            with self._at_gate:
+                self._gate = Path(folder, "gate")
+                if self._open >= number:  # said before this was asked for: each request has a thread of its own
+                    self._gate.touch()
             job = self._own(request["job"], Path(folder))
             running = self._thread.submit(target.run, job, Path(folder, "case.log"), request["deadline"])
             outcome = self._wait(running, lambda: self._stopped >= number or request["cancelled"].is_set())
@@ -163,8 +171,10 @@ class Follow:
 
     def _go(self, request: dict[str, Any], send: Send) -> dict[str, Any]:
         """The ranks of node 0 are there: those of this node may go on."""
-        if self._gate is not None and self._gate.parent.is_dir():
-            self._gate.touch()
+        with self._at_gate:
+            self._open = request["number"]
+            if self._gate is not None and self._gate.parent.is_dir():
+                self._gate.touch()
         return {}
 
     def _stop_job(self, request: dict[str, Any], send: Send) -> dict[str, Any]:
@@ -172,8 +182,8 @@ class Follow:
         return {}
 
     def _trainer(self) -> Target:
-        if self._target is None:
-            raise UserError("it was not told to begin", None)
+        if not self._begun.wait(BEGIN_SECONDS) or self._target is None:  # each request has a thread of its own
+            raise UserError("it was not told to begin, or could not", None)
         return self._target
 
     def _wait(self, work: Future[T], to_stop: Callable[[], bool]) -> T:

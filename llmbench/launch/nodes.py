@@ -151,8 +151,8 @@ class Nodes:
         on_event: OnEvent,
         waited: Waited,
     ) -> Outcome:
-        self._number += 1
-        request = {"do": "run", "deadline": deadline, "name": log.stem, "number": self._number}
+        number = self._number = self._number + 1
+        request = {"do": "run", "deadline": deadline, "name": log.stem, "number": number}
         others = {node: request | {"job": job | {"share": share}} for node, share in shares.items() if node > 0}
         forked: set[int] = set()
 
@@ -160,7 +160,7 @@ class Nodes:
             if event["event"] == "rank":
                 forked.add(event["rank"])
                 if len(forked) == shares[0]["ranks"]:
-                    self._leader.start({node: {"do": "go"} for node in others})
+                    self._leader.start({node: {"do": "go", "number": number} for node in others})
             on_event(event)
 
         asking = self._running = self._leader.start(others)
@@ -176,7 +176,7 @@ class Nodes:
             self._running = None
         evidence = Path(job["evidence"]) if job.get("evidence") else None
         parts = [self._part(0, shares[0], outcome, None, stopped=watch.killed)]
-        for node, reply in asking.replies.items():
+        for node, reply in sorted(asking.replies.items()):
             stopped = bool(reply.value and reply.value.pop("stopped"))
             found = unpacked(reply.value, log, node, evidence) if reply.value else None
             parts.append(self._part(node, shares[node], found, reply.reason, stopped=stopped))

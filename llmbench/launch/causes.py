@@ -24,6 +24,7 @@ _HINTS = (
     (r"Read-only file system|Permission denied", "point TMPDIR and TORCHINDUCTOR_CACHE_DIR to a folder you can write"),
     (r"CUDA driver version is insufficient|no kernel image", "torch and driver do not fit: `llmbench doctor`"),
     (r"CUDA was asked for", "use --device cpu, or let `llmbench doctor` say why torch sees no GPU"),
+    (r"^NodeLost: ", "see its own output and its host; start all nodes again with --resume"),
     (r"collective mismatch", "the ranks do not call the same collectives in the same order"),
 )
 _SIGNAL_HINTS = {

@@ -138,7 +138,7 @@ def doctor(
             "--nproc-per-node",
             metavar="K",
             min=1,
-            help="Ranks of a node in the all-reduce (one for each GPU).",
+            help="Ranks of a node in the all-reduce (one for each GPU, on CPUs one).",
             rich_help_panel=_NODES,
         ),
     ] = None,

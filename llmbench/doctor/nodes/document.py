@@ -56,10 +56,14 @@ def _node(
 ) -> dict[str, Any]:
     own = found.documents.get(rank, {})
     state = "missing" if rank not in hosts else "lost" if rank in lost else "there"
-    between = [finding for check in checks for finding in check["findings"] if rank in finding.get("nodes", ())]
-    problems = [finding for check in own.get("checks", ()) for finding in check["findings"]]
-    faults = [f for f in [*between, *problems] if f["verdict"] in PROBLEMS]
-    verdicts = {finding["verdict"] for finding in faults}
+    problems = [
+        (finding["verdict"], finding["fault"] or check["id"])
+        for among in (checks, own.get("checks", ()))
+        for check in among
+        for finding in check["findings"]
+        if finding["verdict"] in PROBLEMS and (among is not checks or rank in finding.get("nodes", ()))
+    ]
+    verdicts = {verdict for verdict, _ in problems}
     told = {
         "node": rank,
         "host": hosts.get(rank),
@@ -67,7 +71,7 @@ def _node(
         "state": state,
         "reason": lost.get(rank),
         "verdict": next((word for word in VERDICTS if word in verdicts), "pass" if state == "there" else "fail"),
-        "faults": list(dict.fromkeys(f["fault"] or "incomplete" for f in faults)),
+        "faults": list(dict.fromkeys(fault for _, fault in problems)),
         "asked": own.get("asked", 0),
         **{key: own.get(key) for key in ("headline", "python", "seconds", "counts")},
         "facts": (found.facts.get(rank) or {}).get("same"),

@@ -65,11 +65,14 @@ def all_reduce(
 
 
 def processes(told: Mapping[int, Mapping[str, Any]], nproc_per_node: int | None) -> tuple[str, dict[int, int]]:
-    """The backend, and how many ranks each node has: one for each GPU where every node has some, else one."""
+    """The backend, and how many ranks each node has: one for each GPU where every node has some, else one.
+
+    Fewer where there are fewer GPUs than ``nproc_per_node``; on CPUs just as many.
+    """
     devices = {rank: facts["devices"] for rank, facts in told.items()}
     if all(devices.values()):
         return "nccl", {rank: min(count, nproc_per_node or count) for rank, count in devices.items()}
-    return "gloo", dict.fromkeys(told, 1)
+    return "gloo", dict.fromkeys(told, nproc_per_node or 1)
 
 
 def _run(cluster: Cluster, jobs: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:

@@ -7,8 +7,8 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from llmbench.results import redact
 LOOKUP_SECONDS = 10.0
 CONNECT_SECONDS = 8.0
 _VERSIONS_SECONDS = 120.0
+_TICK = 0.2
 AREA = "nodes"
 
 Request = Mapping[str, Any]
@@ -81,17 +82,19 @@ class Node:
         wanted = ordinary(asked)
         if not wanted:
             return {}
-        diagnosis = diagnose(self._python, wanted, (), asked.deep, asked.patience, processes=self._processes())
+        with self._processes(request) as processes:
+            diagnosis = diagnose(self._python, wanted, (), asked.deep, asked.patience, processes=processes)
         counts = diagnosis.counts
         self.summary = f"{len(wanted)} checks, {counts['fail'] + counts['incomplete']} fail, {counts['warn']} warn"
         return brief(diagnosis)
 
     def facts(self, request: Request, send: Send) -> dict[str, Any]:
         """What this node is, and where in the network. Opens the port to which the others will connect."""
+        patience = request["patience"]
         versions: dict[str, Any] = {}
         if request["versions"]:  # it imports torch
-            versions = self._probe("nodes_versions", {}, _VERSIONS_SECONDS, request["patience"]).answer
-        network = self._probe("network", {"names": [], "ports": [], "limit": 0.1}, 30.0, request["patience"]).answer
+            versions = self._probe(request, "nodes_versions", {}, _VERSIONS_SECONDS * patience).answer
+        network = self._probe(request, "network", {"names": [], "ports": [], "limit": 0.1}, 30.0 * patience).answer
         cpus, memory = system.usable_cpus(), system.memory().get("MemTotal")
         limit = system.cgroup_memory()
         devices = versions.get("devices") or gpus.nvidia_models()
@@ -149,7 +152,7 @@ class Node:
 
     def all_reduce(self, request: Request, send: Send) -> dict[str, Any]:
         """This node's ranks of an all-reduce over all nodes."""
-        outcome = self._probe("nodes_allreduce", request["job"], request["seconds"], 1.0)
+        outcome = self._probe(request, "nodes_allreduce", request["job"], request["seconds"])
         return {
             "ranks": outcome.answer.get("ranks", {}),
             "ok": outcome.ok,
@@ -164,18 +167,32 @@ class Node:
         self._end()
         return {}
 
-    def _processes(self) -> Processes:
-        """For one purpose: those that were ended start nothing more."""
-        self._started.append(Processes())
-        return self._started[-1]
+    @contextmanager
+    def _processes(self, request: Request) -> Iterator[Processes]:
+        """For one request, ended if it is cancelled: those that were ended start nothing more."""
+        processes, over = Processes(), threading.Event()
+        self._started.append(processes)
+
+        def watch(cancelled: threading.Event) -> None:
+            while not over.is_set():
+                if cancelled.wait(_TICK):
+                    processes.stop()
+                    return
+
+        threading.Thread(target=watch, args=(request["cancelled"],), daemon=True).start()
+        try:
+            yield processes
+        finally:
+            over.set()
 
     def _end(self) -> None:
         for processes in self._started:
             processes.stop()
 
-    def _probe(self, name: str, arguments: Mapping[str, Any], seconds: float, patience: float) -> Outcome:
-        context = Context(self._python, _environ(), False, self._processes(), patience, deadline=seconds)
-        return context.probe(name, arguments, deadline=seconds)
+    def _probe(self, request: Request, name: str, arguments: Mapping[str, Any], seconds: float) -> Outcome:
+        with self._processes(request) as processes:
+            context = Context(self._python, _environ(), False, processes, deadline=seconds)
+            return context.probe(name, arguments, deadline=seconds)
 
     def _open(self) -> int:
         """A port of the system's choice, that tells this node's rank to whoever connects."""

@@ -83,7 +83,8 @@ def test_a_wrong_sum() -> None:
 def test_gpus_where_all_have_some_else_the_cpu() -> None:
     assert processes({0: {"devices": 8}, 1: {"devices": 4}}, None) == ("nccl", {0: 8, 1: 4})
     assert processes({0: {"devices": 8}, 1: {"devices": 4}}, 2) == ("nccl", {0: 2, 1: 2})
-    assert processes({0: {"devices": 8}, 1: {"devices": 0}}, 2) == ("gloo", {0: 1, 1: 1})
+    assert processes({0: {"devices": 8}, 1: {"devices": 0}}, None) == ("gloo", {0: 1, 1: 1})
+    assert processes({0: {"devices": 0}, 1: {"devices": 0}}, 2) == ("gloo", {0: 2, 1: 2})
 
 
 def reply(**changes: Any) -> dict[str, Any]:

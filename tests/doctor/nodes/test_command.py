@@ -195,3 +195,30 @@ def test_the_port_where_the_nodes_meet_is_not_taken_for_anothers(tmp_path: Path)
     document = json.loads(done.stdout)
     assert (done.returncode, faults(document)) == (0, {})
     assert document["nodes"][0]["asked"] >= 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_all_nodes_and_what_they_started(tmp_path: Path, how: signal.Signals) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 987\n")
+    python.chmod(0o755)
+    with started_nodes(2, [*QUICK, "--python", python, "--patience", 20], tmp_path) as nodes:
+        wait_for(lambda: len(sleeping(tmp_path)) == 2, seconds=60)
+        os.kill(nodes[0].process.pid, how)
+        assert nodes[0].process.wait(60) == 128 + how
+        assert nodes[1].process.wait(60) == 130
+        assert "Traceback" not in nodes.printed()
+    assert sleeping(tmp_path) == []
+
+
+def sleeping(folder: Path) -> list[int]:
+    """The stub interpreters of the nodes that work in this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if words[:2] == [b"sleep", b"987"] and folder in Path(os.readlink(process / "cwd")).parents:
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found

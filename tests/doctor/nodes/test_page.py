@@ -69,6 +69,11 @@ def test_the_document(found: Gathered) -> None:
     assert told["headline"] == "3 of 3 nodes have faults: h0, h1, h2"
     assert told["counts"] == {"fail": 3, "incomplete": 0, "warn": 3, "pass": 1, "skip": 0}
     assert [node["verdict"] for node in told["nodes"]] == ["fail", "fail", "fail"]
+    assert [node["faults"] for node in told["nodes"]] == [
+        ["nodes.ports.pair", "cpu.threads"],
+        ["nodes.clock.off", "cpu.threads"],
+        ["nodes.ports.pair", "cpu.threads", "torch.import"],
+    ]
     assert told["checks"][1]["findings"][0]["nodes"] == [1]
     assert "nodes" not in told["checks"][2]["findings"][0]
     json.dumps(told)

@@ -10,10 +10,12 @@ import pytest
 
 from llmbench.report import doctor_page, write_run_report
 from llmbench.report.benchmarks import benchmarks_page
+from llmbench.report.doctor_nodes import doctor_nodes_page
 from llmbench.report.format import flatten
 from llmbench.report.page import write_page
 from llmbench.results.schema import Record, Run
 from tests import factory
+from tests.doctor.nodes.test_page import gathered, made  # noqa: F401 (a fixture)
 from tests.report.test_doctor_page import document  # noqa: F401 (a fixture)
 from tests.report.test_run_page import HOSTILE
 
@@ -357,17 +359,25 @@ def test_prints_on_a_few_pages(smoke, open_page):
 
 
 @pytest.fixture
-def pages(smoke, ladder, modes, tmp_path, document):  # noqa: F811
-    doctor = tmp_path / "doctor.html"
+def pages(smoke, ladder, modes, tmp_path, document, gathered):  # noqa: F811
+    doctor, nodes = tmp_path / "doctor.html", tmp_path / "nodes.html"
     doctor.write_text(doctor_page(document), encoding="utf-8")
+    nodes.write_text(doctor_nodes_page(made(gathered)), encoding="utf-8")
     empty = factory.RunFolder.create(tmp_path / "empty", factory.make_run([], environment={}))
     known = {"run": smoke[1], "ladder": ladder, "modes": modes[1]}
-    return known | {"doctor": doctor, "empty": write_run_report(empty)}
+    return known | {"doctor": doctor, "nodes": nodes, "empty": write_run_report(empty)}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
-    "name", ["run", "doctor", "empty", *(pytest.param(large, marks=pytest.mark.slow) for large in ("ladder", "modes"))]
+    "name",
+    [
+        "run",
+        "doctor",
+        "nodes",
+        "empty",
+        *(pytest.param(large, marks=pytest.mark.slow) for large in ("ladder", "modes")),
+    ],
 )
 def test_axe_finds_nothing(pages, open_page, name, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

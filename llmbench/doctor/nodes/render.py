@@ -57,7 +57,8 @@ def quiet(document: Mapping[str, Any], told: list[Section]) -> str:
 
 def _asked(document: Mapping[str, Any]) -> str:
     most = max((node["asked"] for node in document["nodes"]), default=0)
-    return f"{most} checks on each node, {len(document['checks'])} between them"
+    between = f"{len(document['checks'])} between them"
+    return f"{most} checks on each node, {between}" if most else f"No check on each node, {between}"
 
 
 def markdown(document: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ class Node:
         self._python, self._rank = python, rank
         self._started: list[Processes] = []
         self._server: socket.socket | None = None
-        self.summary = "nothing was asked"
+        self.summary = "no check of its own"
 
     def __enter__(self) -> Node:
         return self

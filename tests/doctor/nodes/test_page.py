@@ -34,13 +34,13 @@ def of(finding: Finding, *nodes: int) -> Finding:
     return Finding(**{**vars(finding), "nodes": nodes})
 
 
-def made(found: Gathered, lost: dict[int, str] | None = None, nnodes: int = 3) -> dict[str, Any]:
+def made(gathered: Gathered, lost: dict[int, str] | None = None, nnodes: int = 3) -> dict[str, Any]:
     about: dict[str, Any] = {"deep": False, "started_at": "2026-11-23T10:00:00+00:00", "seconds": 12.0}
-    return document(found, HOSTS, {rank: f"10.0.0.{rank}" for rank in HOSTS}, lost or {}, nnodes=nnodes, **about)
+    return document(gathered, HOSTS, {rank: f"10.0.0.{rank}" for rank in HOSTS}, lost or {}, nnodes=nnodes, **about)
 
 
 @pytest.fixture
-def found() -> Gathered:
+def gathered() -> Gathered:
     """h1's clock is off, h0 and h2 do not connect, all have a warning, and h2 has a fault of its own."""
     everywhere = ("cpu.threads", warned("OMP_NUM_THREADS=1", fix="unset OMP_NUM_THREADS"))
     own = ("torch.import", failed("libcudart.so.13 is missing", fix="install it"))
@@ -53,8 +53,8 @@ def found() -> Gathered:
     return Gathered(documents, facts, answers)
 
 
-def test_each_problem_is_told_once_by_who_has_it(found: Gathered) -> None:
-    told = [(one.title, one.nodes, [problem.id for problem in one.problems]) for one in sections(made(found))]
+def test_each_problem_is_told_once_by_who_has_it(gathered: Gathered) -> None:
+    told = [(one.title, one.nodes, [problem.id for problem in one.problems]) for one in sections(made(gathered))]
     assert told == [
         ("Between nodes", (), ["nodes.ports.pair"]),
         ("On all 3 nodes", (0, 1, 2), ["cpu.threads"]),
@@ -63,8 +63,8 @@ def test_each_problem_is_told_once_by_who_has_it(found: Gathered) -> None:
     ]
 
 
-def test_the_document(found: Gathered) -> None:
-    told = made(found)
+def test_the_document(gathered: Gathered) -> None:
+    told = made(gathered)
     assert told["verdict"] == "fail"
     assert told["headline"] == "3 of 3 nodes have faults: h0, h1, h2"
     assert told["counts"] == {"fail": 3, "incomplete": 0, "warn": 3, "pass": 1, "skip": 0}
@@ -90,32 +90,32 @@ def test_nothing_wrong() -> None:
     assert "10 ms, bus bandwidth 2.2 GB/s (gloo, 3 ranks)" in page.body
 
 
-def test_text(found: Gathered) -> None:
-    lines = text(made(found), 80).splitlines()
+def test_text(gathered: Gathered) -> None:
+    lines = text(made(gathered), 80).splitlines()
     heads = [line for line in lines if line.startswith("—")]
     assert heads == ["— Between nodes —", "— On all 3 nodes —", "— h1 (node 1) —", "— h2 (node 2) —"]
     assert sum("OMP_NUM_THREADS=1" in line for line in lines) == 1
     assert max(map(len, lines)) <= 80
     assert "ok nodes.host: 9 lookups" not in lines
-    assert "ok nodes.host: 9 lookups" in text(made(found), verbose=True).splitlines()
+    assert "ok nodes.host: 9 lookups" in text(made(gathered), verbose=True).splitlines()
 
 
-def test_a_node_that_is_lost(found: Gathered) -> None:
-    told = made(found, {2: "silent for 10 s"}, nnodes=4)
+def test_a_node_that_is_lost(gathered: Gathered) -> None:
+    told = made(gathered, {2: "silent for 10 s"}, nnodes=4)
     assert [node["state"] for node in told["nodes"]] == ["there", "there", "lost", "missing"]
     page = Page(doctor_nodes_page(told))
     assert "lost: silent for 10 s" in page.body
     assert "never joined" in page.body
 
 
-def test_markdown(found: Gathered) -> None:
-    said = markdown(made(found))
+def test_markdown(gathered: Gathered) -> None:
+    said = markdown(made(gathered))
     assert said.startswith("### llmbench doctor: 3 of 3 nodes have faults: h0, h1, h2\n")
     assert said.index("#### On all 3 nodes") < said.index("#### h1 (node 1)") < said.index("`nodes.clock.off`")
 
 
-def test_page(found: Gathered) -> None:
-    told = made(found)
+def test_page(gathered: Gathered) -> None:
+    told = made(gathered)
     page = Page(doctor_nodes_page(told))
     assert page.one("h1").text.strip() == told["headline"]
     assert page.data == json.loads(json.dumps(told))
@@ -126,11 +126,11 @@ def test_page(found: Gathered) -> None:
     assert differs == ["2.11.0"]
 
 
-def test_hostile_text_stays_text(found: Gathered) -> None:
-    found.facts[0]["same"]["torch"] = HOSTILE
-    found.documents[1]["checks"][0]["findings"][0]["evidence"] = HOSTILE
+def test_hostile_text_stays_text(gathered: Gathered) -> None:
+    gathered.facts[0]["same"]["torch"] = HOSTILE
+    gathered.documents[1]["checks"][0]["findings"][0]["evidence"] = HOSTILE
     told = document(
-        found, {0: HOSTILE, 1: "h1", 2: "h2"}, {}, {1: HOSTILE}, nnodes=3, deep=False, started_at="", seconds=1
+        gathered, {0: HOSTILE, 1: "h1", 2: "h2"}, {}, {1: HOSTILE}, nnodes=3, deep=False, started_at="", seconds=1
     )
     page = Page(doctor_nodes_page(told))
     assert len(page.all("script")) == 2

@@ -14,7 +14,7 @@ from llmbench.results.files import write_atomically
 from llmbench.submit.as_yaml import to_yaml
 from llmbench.submit.bundle import unpack, without
 from llmbench.submit.jobs import ENDED, Condition, Job, JobFolder
-from llmbench.submit.kubectl import Kubectl, items
+from llmbench.submit.kubectl import ANSWER_SECONDS, Kubectl, items
 from llmbench.submit.manifests import GOODBYE_SECONDS, KubernetesOptions, reader
 from llmbench.submit.pods import Pod, condition, pods
 
@@ -118,7 +118,7 @@ class KubernetesJob:
         first = self._first(self._objects())
         last_words = None
         if first is not None and first.running and not self.volume:
-            last_words = self.kubectl.following_logs(first.name, self.folder.path / LOG)
+            last_words = self._listen(first)
         self.kubectl.delete([RESOURCES[self.kind], "services", "configmaps"], self.selector)
         self.folder.seen("cancelled")
         if last_words is not None:
@@ -127,6 +127,15 @@ class KubernetesJob:
             except subprocess.TimeoutExpired:
                 last_words.kill()
                 last_words.wait()
+
+    def _listen(self, pod: Pod) -> subprocess.Popen[bytes]:
+        """Follows the log of a pod; on return it is being read, if the pod has said anything yet."""
+        file = self.folder.path / LOG
+        listener = self.kubectl.following_logs(pod.name, file)
+        until = time.monotonic() + ANSWER_SECONDS
+        while file.stat().st_size == 0 and listener.poll() is None and time.monotonic() < until:
+            self._pause(0.1)
+        return listener
 
     def _objects(self) -> list[dict[str, Any]]:
         return items(self.kubectl.json("get", f"{RESOURCES[self.kind]},pods", f"--selector={self.selector}"))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -36,23 +37,22 @@ class Api:
 
     Attributes:
         script: what the pods of a job are, one list for each time that somebody asks; the last one stays.
-        logs: of a pod by its name's start.
+        logs: of a pod by its name's start: text, or the file to which it is written.
         refuse: by kind, why the server refuses to make one.
-        goodbye: what a pod still says when it is deleted while somebody follows its log.
+        goodbye: waits for the end of a pod that was deleted while somebody follows its log; what it said last.
         requests: that were made: method and path.
     """
 
     script: list[Callable[[Object], list[Object]]] = field(default_factory=list)
-    logs: dict[str, str] = field(default_factory=dict)
+    logs: dict[str, str | Path] = field(default_factory=dict)
     refuse: dict[str, str] = field(default_factory=dict)
     operators: bool = True
-    goodbye: str = ""
+    goodbye: Callable[[], str] = str
     objects: dict[tuple[str, str], Object] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     asked: int = 0
     url: str = ""
     deleted: threading.Event = field(default_factory=threading.Event)
-    followed: threading.Event = field(default_factory=threading.Event)
 
     def kinds(self) -> list[tuple[str, str, str]]:
         return [kind for kind in KINDS if self.operators or kind[1] not in ("jobsets", "trainjobs")]
@@ -195,16 +195,27 @@ class _Handler(BaseHTTPRequestHandler):
         return found[1], found[2]
 
     def _log(self, name: str, query: dict[str, str]) -> None:
-        text = next((log for start, log in self.api.logs.items() if name.startswith(start)), "")
+        log = next((log for start, log in self.api.logs.items() if name.startswith(start)), "")
+        text = log.read_text() if isinstance(log, Path) else log
         if query.get("follow") == "true":
-            # As the kubelet does: open until the container has ended, and what it says last comes, too.
-            self.api.followed.set()
-            self.api.deleted.wait(60)
-            text += self.api.goodbye
+            self._follow(text)
+            return
         lines = text.splitlines(keepends=True)
         tail = int(query.get("tailLines", -1))
         body = "".join(lines[-tail:] if tail >= 0 else lines).encode()
         self._answer(200, body, "text/plain")
+
+    def _follow(self, text: str) -> None:
+        """As the kubelet does: open until the container has ended, and what it says last comes, too."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(text.encode())
+        self.wfile.flush()
+        self.api.deleted.wait(60)
+        self.wfile.write(self.api.goodbye().encode())
+        self.close_connection = True
 
     def _discovery(self, path: str) -> Object | None:
         groups: dict[str, list[tuple[str, str, str]]] = {}

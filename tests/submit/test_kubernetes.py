@@ -189,7 +189,8 @@ def test_cancelling_brings_what_is_finished(
     """Node 0 says its last words while it is being deleted: they are listened to."""
     api.script = [lambda job: [running(job, 0), running(job, 1)]]
     api.logs["llmbench-"] = "[1/2] PASS gpt-tiny/eager/ws1\n"
-    api.goodbye = log_of(made_run(recorded=1))
+    last_words = log_of(made_run(recorded=1))
+    api.goodbye = lambda: last_words
     name = submit(*SUBMIT, "--detach").stdout.strip()
     early = submit("submit", "fetch", name)
     assert early.returncode == 2

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -170,6 +173,15 @@ def test_the_command_is_one_of_ours(options: KubernetesOptions, kind: Any) -> No
         assert parsed(inner, "run")["nnodes"] == options.nodes
     at = inner.index("--out")
     assert inner[at + 1] == "/results/1"
+
+
+def test_the_commands_of_the_guide_are_ours() -> None:
+    guide = Path(__file__).resolve().parents[2] / "docs" / "clusters.md"
+    lines = re.findall(r"^\$ llmbench (submit (?:kubernetes|status|fetch|cancel).*)$", guide.read_text(), re.MULTILINE)
+    assert len(lines) >= 6
+    for line in lines:
+        _, name, *rest = shlex.split(line)
+        parsed(["submit", name, *rest], "submit", name)
 
 
 def parsed(arguments: list[str], *path: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import typer
 from llmbench.cli.options import DeviceKind, ProgressKind
 
 if TYPE_CHECKING:
+    from llmbench.cluster.allocation import Allocation
     from llmbench.cluster.channel import Leader
     from llmbench.cluster.place import Place
 
@@ -50,6 +51,19 @@ class NodeOptions:
     master_port: int | None = None
     join_seconds: float = JOIN_SECONDS
 
+    def allocation(self) -> Allocation | None:
+        """The nodes of the script of SLURM in which this runs, once for all of them; None elsewhere.
+
+        Raises:
+            UserError: the job has fewer nodes.
+        """
+        from llmbench.cluster.allocation import find_allocation, within_script
+
+        alone = self.nnodes is None or self.nnodes == 1 or not within_script(os.environ)
+        if alone or any(each is not None for each in (self.node_rank, self.master_addr, self.master_port)):
+            return None
+        return find_allocation(os.environ, self.nnodes)
+
     def place(self) -> Place | None:
         """This node among the others; None where there are none.
 
@@ -64,10 +78,10 @@ class NodeOptions:
         return find_place(os.environ, *given)
 
 
-def processes_here(place: Place, device: DeviceKind) -> int:
+def processes_here(nproc_per_node: int | None, device: DeviceKind) -> int:
     """Ranks that this node can take: as asked for, else one for each CUDA device, else one."""
-    if place.nproc_per_node is not None:
-        return place.nproc_per_node
+    if nproc_per_node is not None:
+        return nproc_per_node
     if device is DeviceKind.cpu:
         return 1
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -32,6 +32,7 @@ from llmbench.cli.outputs import Outputs
 
 if TYPE_CHECKING:
     from llmbench.cli.nodes import Led
+    from llmbench.cluster.allocation import Allocation
     from llmbench.cluster.place import Place
     from llmbench.launch.session import Request, Session
     from llmbench.launch.trains import Trains
@@ -113,11 +114,12 @@ def run(
     outputs = Outputs(as_json, junit, markdown, benchmark_json)
     outputs.check(plan=plan)
     options = NodeOptions(nnodes, node_rank, nproc_per_node, master_addr, master_port, join_seconds)
-    place = options.place()
+    allocation = options.allocation()
+    place = None if allocation else options.place()
+    processes = processes_here(place.nproc_per_node if place else nproc_per_node, device) if place or allocation else 1
     if place is not None and not place.leads:
-        raise typer.Exit(follow(place, interpreter(python), processes_here(place, device), join_seconds, progress))
-    processes = processes_here(place, device) if place else 1
-    nodes = Nodes(place, processes, join_seconds) if place else None
+        raise typer.Exit(follow(place, interpreter(python), processes, join_seconds, progress))
+    nodes = Nodes(place, allocation, processes, join_seconds) if place or allocation else None
     if resume is not None:
         _only_resume(suite, workload, mode, world_size, data, out, change)
         raise typer.Exit(_resume(resume, outputs, progress, nodes))
@@ -142,7 +144,7 @@ def run(
             command=command,
         )
 
-    request = resolved(place.nnodes * processes if place else None)
+    request = resolved(nodes.count * processes if nodes else None)
     if plan:
         _plan(request.cases, as_json)
         return
@@ -154,12 +156,19 @@ class Nodes:
     """Node 0, which this is, before the others have joined.
 
     Attributes:
+        place: where every node runs this command.
+        allocation: where it runs once, in a script of SLURM.
         processes: ranks that it can take.
     """
 
-    place: Place
+    place: Place | None
+    allocation: Allocation | None
     processes: int
     join_seconds: float
+
+    @property
+    def count(self) -> int:
+        return self.place.nnodes if self.place else len(self.allocation.hosts) if self.allocation else 1
 
 
 def _cases(
@@ -241,7 +250,7 @@ def _start(
     with progress_of(kind) as progress, _joined(nodes, progress.preparing) as joined:
         if joined and nodes and set(joined.processes) != {nodes.processes}:
             request = resolved(sum(joined.processes))
-        with _target(joined, request.python, preload(request.cases)) as target:
+        with _target(joined, nodes, request.python, preload(request.cases), request.out) as target:
             progress.follow(target.steps_done)
             session = start(request, target, progress)
             _tell_differences(session.run)
@@ -263,7 +272,7 @@ def _resume(path: Path, outputs: Outputs, kind: ProgressKind, nodes: Nodes | Non
     with (
         progress_of(kind) as progress,
         _joined(nodes, progress.preparing) as joined,
-        _target(joined, run_.python, preload(cases), there) as target,
+        _target(joined, nodes, run_.python, preload(cases), path, there) as target,
     ):
         progress.follow(target.steps_done)
         session = resume(folder, run_, target, progress)
@@ -274,16 +283,29 @@ def _resume(path: Path, outputs: Outputs, kind: ProgressKind, nodes: Nodes | Non
 
 
 def _joined(nodes: Nodes | None, say: Callable[[str], None]) -> AbstractContextManager[Led | None]:
-    return led(nodes.place, nodes.processes, nodes.join_seconds, say) if nodes else nullcontext()
+    return led(nodes.place, nodes.processes, nodes.join_seconds, say) if nodes and nodes.place else nullcontext()
 
 
 @contextmanager
-def _target(joined: Led | None, python: str, modules: list[str], folder: str | None = None) -> Iterator[Trains]:
-    """Who trains: an interpreter here, and those of the other nodes if there are any."""
+def _target(
+    joined: Led | None, nodes: Nodes | None, python: str, modules: list[str], run_: Path, folder: str | None = None
+) -> Iterator[Trains]:
+    """Who trains: an interpreter here, and those of the other nodes if there are any.
+
+    Args:
+        run_: the folder of the run.
+        folder: in which they work.
+    """
     from llmbench.launch.nodes import Nodes as Several
     from llmbench.launch.target import Target
 
     with Target(python, modules, folder) as target:
+        if nodes and nodes.allocation:
+            from llmbench.launch.srun import Steps
+
+            with Steps(nodes.allocation, target, nodes.processes, run_, folder) as steps:
+                yield steps
+            return
         if joined is None:
             yield target
             return

@@ -95,7 +95,7 @@ class Nodes:
         environments = [needs.environment, *(replies[node].value or {} for node in self._others())]
         nodes = self._nodes([environments[0], *(found["environment"] for found in environments[1:])])
         if needs.nodes:
-            _same_as_before(needs.nodes, nodes)
+            same_as_before(needs.nodes, nodes)
         return nodes
 
     def _nodes(self, environments: Sequence[Mapping[str, Any]]) -> list[Node]:
@@ -337,7 +337,8 @@ def _is_cause(message: Mapping[str, Any] | None) -> bool:
     return _failed(message) and not is_consequence(message["result"])
 
 
-def _same_as_before(before: Sequence[Node], now: Sequence[Node]) -> None:
+def same_as_before(before: Sequence[Node], now: Sequence[Node]) -> None:
+    """Raises: UserError: a resumed run has other nodes than it began with; hosts may be others that are alike."""
     if len(before) != len(now):
         raise UserError(f"the run began on {len(before)} nodes, now there are {len(now)}", f"--nnodes {len(before)}")
     for was, is_ in zip(before, now, strict=True):

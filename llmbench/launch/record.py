@@ -58,6 +58,18 @@ def begin(case: Case, device: str) -> Record:
     )
 
 
+def interrupted(record: Record, seconds: float, reason: str | None) -> Record:
+    """The record of a case that was interrupted.
+
+    Args:
+        seconds: since it began.
+        reason: why, where somebody knows.
+    """
+    assert record.error is not None
+    error = record.error.model_copy(update={"type": "WallLimit", "message": reason} if reason else {})
+    return record.model_copy(update={"wall_seconds": seconds, "error": error})
+
+
 def refused(record: Record, reason: str) -> Record:
     """The record of a case that nobody could run."""
     message, _, fix = reason.partition(": ")

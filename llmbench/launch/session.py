@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from llmbench import __version__
+from llmbench.cluster.allocation import why_terminated
 from llmbench.errors import UserError
 from llmbench.launch import record as records
 from llmbench.launch.compiled import CompiledCode
@@ -154,7 +156,7 @@ class Session:
             record, series = self._measure(case, record, self.folder.path / log)
         except KeyboardInterrupt:
             self._target.kill_job()
-            self.folder.append(record.model_copy(update={"wall_seconds": time.monotonic() - begin}))
+            self.folder.append(records.interrupted(record, time.monotonic() - begin, why_terminated(os.environ)))
             raise
         if record.error and record.error.rank is not None:
             of_rank = str(log_of(Path(log), record.error.rank))

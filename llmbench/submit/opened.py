@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmbench.errors import UserError
 from llmbench.submit.jobs import JobFolder, Submitted
 
 
@@ -13,8 +12,10 @@ def opened(folder: JobFolder) -> Submitted:
         UserError: the folder is damaged.
     """
     kind = folder.read().kind
-    if kind == "kubernetes":
-        from llmbench.submit.kubernetes import KubernetesJob
+    if kind == "slurm":
+        from llmbench.submit.slurm import SlurmJob
 
-        return KubernetesJob(folder)
-    raise UserError(f"{folder.path}: this version of llmbench cannot follow a job of {kind}")
+        return SlurmJob(folder)
+    from llmbench.submit.kubernetes import KubernetesJob
+
+    return KubernetesJob(folder)

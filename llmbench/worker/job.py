@@ -26,20 +26,25 @@ def run(job: dict[str, Any], events: Events) -> int:
     Returns:
         Exit code: 0 when the result was written, 1 when the job raised (the result then tells what).
     """
+    begin_process(job)
+    result = _distributed(job, events) if job.get("distributed") else work(job, events)
+    write_json(job["result"], result)
+    return 1 if "error" in result else 0
+
+
+def begin_process(job: dict[str, Any]) -> None:
+    """What a process needs before its job: a way to tell where it hangs, and its own place for compiled code."""
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the control side asks a hanging job where it hangs
     if job.get("inductor_cache"):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = job["inductor_cache"]
-    result = _distributed(job, events) if job.get("distributed") else _work(job, events)
-    write_json(job["result"], result)
-    return 1 if "error" in result else 0
 
 
 def _distributed(job: dict[str, Any], events: Events) -> dict[str, Any]:
     from llmbench.worker.ranks import run_ranks
 
     try:
-        return run_ranks(job, events, _work)
+        return run_ranks(job, events, work)
     except Unavailable as reason:
         return {"unavailable": str(reason)}
     except BaseException as error:
@@ -47,7 +52,7 @@ def _distributed(job: dict[str, Any], events: Events) -> dict[str, Any]:
         return {"error": describe(error)}
 
 
-def _work(job: dict[str, Any], events: Events) -> dict[str, Any]:
+def work(job: dict[str, Any], events: Events) -> dict[str, Any]:
     """Does the job in this process."""
     if job.get("threads") or job.get("distributed"):
         torch.set_num_threads(job.get("threads") or _share_of_cores())

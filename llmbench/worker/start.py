@@ -1,7 +1,8 @@
 """Entry of the target side: makes ``llmbench.worker`` importable in an environment that has no llmbench.
 
 Only this package gets a name; the folders beside it stay unknown, and ``sys.path`` is left as the user has it.
-Arguments: modules to preload, for the server of ``server.py``; or ``--pytest``, and what ``pytest_side.py`` takes.
+Arguments: modules to preload, for the server of ``server.py``; ``--rank FILE`` for one rank of a step of SLURM; or
+``--pytest``, and what ``pytest_side.py`` takes.
 """
 
 import sys
@@ -25,6 +26,10 @@ def main() -> None:
         from llmbench.worker.pytest_side import run
 
         sys.exit(run(sys.argv[2], sys.argv[3:]))
+    if sys.argv[1:2] == ["--rank"]:
+        from llmbench.worker.step import run_rank
+
+        run_rank(sys.argv[2])
     from llmbench.worker.server import serve
 
     serve()

@@ -1,0 +1,235 @@
+"""The nodes of a SLURM allocation as one target: what needs one process runs here, each parallel case is one step.
+
+This process is on the first node, in the script of the job. srun starts every rank by itself; what the ranks are about
+is read from the evidence that they leave on the shared disk, and how they ended from srun's words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmbench import __version__
+from llmbench.cluster.allocation import Allocation
+from llmbench.errors import UserError
+from llmbench.launch.nodes import same_as_before
+from llmbench.launch.share import free_port
+from llmbench.launch.shared_files import SharedFiles
+from llmbench.launch.step import Layout, Step, command, until
+from llmbench.launch.step_ranks import StepRanks, node_lost
+from llmbench.launch.target import STACK_SECONDS, Outcome, Target
+from llmbench.launch.trains import Needs, OnEvent, Waited
+from llmbench.paths import PACKAGE
+from llmbench.results.environment import differences, facts_of_node
+from llmbench.results.schema import Node
+
+DESCRIBE_SECONDS = 600.0  # for all nodes to import torch, from a cold network disk
+LOOK_SECONDS = 0.2
+LEAVE_SECONDS = 10.0  # for a shared disk to show what a rank wrote before its end
+
+
+class Steps:
+    """An allocation of SLURM.
+
+    Args:
+        local: the interpreter on this, the first node.
+        per_node: ranks that each node takes.
+        run: the folder of the run, on a disk that the nodes share.
+        folder: in which the ranks work; by default that of this process.
+    """
+
+    def __init__(
+        self, allocation: Allocation, local: Target, per_node: int, run: Path, folder: str | None = None
+    ) -> None:
+        self._allocation, self._local, self._per_node, self._run = allocation, local, per_node, run.absolute()
+        self._folder = folder
+        self._files = SharedFiles(run)
+        self._lost: dict[str, str] = {}
+        self._step: Step | None = None
+        self._ranks: StepRanks | None = None
+        self._number = 0
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill_job()
+        self._files.remove()
+
+    @property
+    def python(self) -> str:
+        return self._local.python
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        return self._local.environ
+
+    @property
+    def hello(self) -> Mapping[str, Any]:
+        return self._local.hello
+
+    def ready(self) -> Mapping[str, Any]:
+        return self._local.ready()
+
+    def prepare(self, needs: Needs) -> list[Node]:
+        """Asks every node what it is.
+
+        Raises:
+            UserError: a node cannot train, does not see the folder of the run, or is not what it was before.
+        """
+        folder = self._run / ".nodes"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            found = self._describe(needs.device, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        facts = [facts_of_node(each["environment"], __version__) for each in found]
+        nodes = [
+            Node(
+                node_rank=number,
+                host=each["host"],
+                processes=self._per_node,
+                devices=[str(device.get("name")) for device in each["environment"].get("devices", [])],
+                facts=facts[number],
+                differences=[str(difference) for difference in differences(facts[0], facts[number])],
+            )
+            for number, each in enumerate(found)
+        ]
+        if needs.nodes:
+            same_as_before(needs.nodes, nodes)
+        return nodes
+
+    def _describe(self, device: str, folder: Path) -> list[dict[str, Any]]:
+        module = [sys.executable, "-m", "llmbench.launch.describe_node", self.python, device, str(folder.resolve())]
+        layout, log = Layout(self._allocation.hosts, 1), self._run / "logs" / "preparation.log"
+        step = Step(command(layout, "llmbench-describe", DESCRIBE_SECONDS, module), os.environ, log)
+        try:
+            late = not until(step, DESCRIBE_SECONDS)
+        finally:
+            step.end()
+        found = []
+        for node, host in enumerate(layout.hosts):
+            file = folder / f"node{node}.json"
+            _appears(file, LEAVE_SECONDS if step.code == 0 else 0.0)
+            if not file.exists():
+                why = step.told.lost.get(host) or step.told.refused or ("no answer" if late else "see " + str(log))
+                raise UserError(
+                    f"node {node} ({host}) did not tell what it is: {why}",
+                    "every node must see this folder, this Python and llmbench at the same paths",
+                )
+            said = json.loads(file.read_text(encoding="utf-8"))
+            if "error" in said:
+                raise UserError(f"node {node} ({host}): {said['error']}", "every node needs what the first has")
+            found.append(said)
+        return found
+
+    def run(
+        self,
+        job: dict[str, Any],
+        log: Path,
+        deadline: float,
+        on_event: OnEvent = lambda event: None,
+        waited: Waited = lambda: 0.0,
+    ) -> Outcome:
+        """Does one job: see ``Target.run``. One that fits on this node is done here alone."""
+        if not job.get("distributed") or job["world_size"] <= self._per_node:
+            return self._local.run(job, log, deadline, on_event, waited)
+        layout = self._layout(job["world_size"])
+        if isinstance(layout, str):
+            return Outcome(result={"unavailable": layout}, code=0, log=log)
+        gone = {host: why for host, why in self._lost.items() if host in layout.hosts}
+        if gone:
+            return Outcome(result=node_lost(layout, *next(iter(gone.items()))), code=1, log=log)
+        self._number += 1
+        folder = log.resolve().with_name(f".{log.stem}.step{self._number}")
+        folder.mkdir(parents=True)
+        try:
+            return self._as_step(job, layout, folder, log, deadline, on_event, waited)
+        finally:
+            self._step = self._ranks = None
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _layout(self, size: int) -> Layout | str:
+        """Where so many ranks go; why they go nowhere."""
+        hosts = self._allocation.hosts
+        if size > self._per_node * len(hosts):
+            return (
+                f"{size} ranks do not fit on {len(hosts)} nodes with {self._per_node} each: "
+                "a smaller --world-size, or more with --nproc-per-node"
+            )
+        if size % self._per_node:
+            return f"{size} ranks on nodes with {self._per_node} each: a --world-size that is a multiple of it"
+        return Layout(hosts[: size // self._per_node], self._per_node)
+
+    def _as_step(
+        self,
+        job: dict[str, Any],
+        layout: Layout,
+        folder: Path,
+        log: Path,
+        deadline: float,
+        on_event: OnEvent,
+        waited: Waited,
+    ) -> Outcome:
+        name = f"llmbench-{self._number}"
+        evidence = Path(job.get("evidence") or folder / "evidence")
+        told = {
+            "job": self._files.of(job) | {"evidence": str(evidence)},
+            "folder": str(folder),
+            "log": str(log.resolve()),
+            "master_addr": self._allocation.master_address(),
+            "master_port": free_port(),
+            "local_world_size": layout.per_host,
+            "hosts": list(layout.hosts),
+            "step": self._number,
+        }
+        file = folder / "job.json"
+        file.write_text(json.dumps(told), encoding="utf-8")
+        ranks = self._ranks = StepRanks(layout, evidence, folder, log, on_event)
+        work = [self.python, str(PACKAGE / "worker" / "start.py"), "--rank", str(file)]
+        begin = time.monotonic()
+        step = self._step = Step(command(layout, name, deadline, work), self.environ, log, self._folder)
+        try:
+            timed_out = self._watch(step, ranks, lambda: begin + deadline + waited())
+        finally:
+            step.end()
+        outcome = ranks.outcome(step.told, timed_out)
+        outcome.wall_seconds = time.monotonic() - begin
+        if outcome.code is None:
+            outcome.code = step.code
+        self._lost |= {host: why for host, why in step.told.lost.items() if host in self._allocation.hosts}
+        return outcome
+
+    def _watch(self, step: Step, ranks: StepRanks, deadline: Callable[[], float]) -> bool:
+        """Waits for the end of a step; whether it had to be ended since its time was over."""
+        while not step.wait(LOOK_SECONDS):
+            ranks.look()
+            if time.monotonic() >= deadline():
+                step.ask_for_stacks()
+                step.wait(STACK_SECONDS)
+                return True
+        ranks.look()
+        return False
+
+    def steps_done(self) -> int | None:
+        return self._ranks.steps_done() if self._ranks else self._local.steps_done()
+
+    def kill_job(self) -> None:
+        self._local.kill_job()
+        if self._step is not None:
+            self._step.end()
+
+
+def _appears(file: Path, seconds: float) -> None:
+    """Waits for a file that another host wrote: a network disk may show it late."""
+    end = time.monotonic() + seconds
+    while not file.exists() and time.monotonic() < end:
+        os.listdir(file.parent)  # lets NFS look anew
+        time.sleep(LOOK_SECONDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +14,7 @@ from llmbench.submit.scontrol import fields
 
 NEAR_SECONDS = 120.0  # before the wall limit: a goodbye by then is taken for that of the limit
 ASK_SECONDS = 10.0
+_GONE = ("down", "fail")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,17 @@ def why_terminated(environ: Mapping[str, str], now: datetime | None = None) -> s
     return f"the job {job} of SLURM reached its wall limit ({found.get('TimeLimit', 'unknown')})"
 
 
+def down_hosts(hosts: Sequence[str]) -> dict[str, str]:
+    """Which of these SLURM does not have any more, and in which state they are."""
+    listed = _ask(["sinfo", "--noheader", "--Node", f"--nodes={','.join(hosts)}", "--format=%N %T"])
+    found = {}
+    for line in listed.splitlines():
+        host, _, state = line.strip().partition(" ")
+        if host in hosts and (state.endswith("*") or state.startswith(_GONE)):
+            found[host] = f"SLURM has it as {state}"
+    return found
+
+
 def _address(host: str) -> str:
     address = _scontrol("node", host).get("NodeAddr", "")
     try:
@@ -97,10 +109,11 @@ def _address(host: str) -> str:
 
 def _scontrol(kind: str, name: str) -> dict[str, str]:
     """What SLURM knows of a job or a node; nothing where it does not answer."""
+    return fields(_ask(["scontrol", "show", kind, "-o", name]))
+
+
+def _ask(command: Sequence[str]) -> str:
     try:
-        done = subprocess.run(
-            ["scontrol", "show", kind, "-o", name], capture_output=True, text=True, timeout=ASK_SECONDS, check=False
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return fields(done.stdout)
+        return ""

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from llmbench import __version__
-from llmbench.cluster.allocation import Allocation
+from llmbench.cluster.allocation import Allocation, down_hosts
 from llmbench.errors import UserError
 from llmbench.launch.nodes import same_as_before
 from llmbench.launch.share import free_port
 from llmbench.launch.shared_files import SharedFiles
+from llmbench.launch.srun_words import Told
 from llmbench.launch.step import Layout, Step, command, until
 from llmbench.launch.step_ranks import StepRanks, node_lost
 from llmbench.launch.target import STACK_SECONDS, Outcome, Target
@@ -31,6 +32,7 @@ from llmbench.results.schema import Node
 
 DESCRIBE_SECONDS = 600.0  # for all nodes to import torch, from a cold network disk
 LOOK_SECONDS = 0.2
+OTHERS_SECONDS = 5.0  # for srun to end the other ranks after one has ended badly
 LEAVE_SECONDS = 10.0  # for a shared disk to show what a rank wrote before its end
 
 
@@ -200,6 +202,7 @@ class Steps:
             timed_out = self._watch(step, ranks, lambda: begin + deadline + waited())
         finally:
             step.end()
+        step.told.lost |= _silent(step.told, layout) or (down_hosts(layout.hosts) if step.told.refused else {})
         outcome = ranks.outcome(step.told, timed_out)
         outcome.wall_seconds = time.monotonic() - begin
         if outcome.code is None:
@@ -208,9 +211,14 @@ class Steps:
         return outcome
 
     def _watch(self, step: Step, ranks: StepRanks, deadline: Callable[[], float]) -> bool:
-        """Waits for the end of a step; whether it had to be ended since its time was over."""
+        """Waits for the end of a step; whether it has to be ended since its time is over."""
+        failed_at = None
         while not step.wait(LOOK_SECONDS):
             ranks.look()
+            if step.told.first or step.told.lost:
+                failed_at = failed_at or time.monotonic()
+                if time.monotonic() > failed_at + OTHERS_SECONDS:
+                    return False  # a node does not do what srun tells it to
             if time.monotonic() >= deadline():
                 step.ask_for_stacks()
                 step.wait(STACK_SECONDS)
@@ -225,6 +233,15 @@ class Steps:
         self._local.kill_job()
         if self._step is not None:
             self._step.end()
+
+
+def _silent(told: Told, layout: Layout) -> dict[str, str]:
+    """Why a host is lost that did not even tell how its ranks ended, where srun waited for that in vain."""
+    heard = {end.rank for end in told.ends}
+    silent = [host for host in layout.hosts if heard.isdisjoint(layout.ranks(host))]
+    if not told.unanswered or not heard or told.lost:
+        return {}
+    return dict.fromkeys(silent, "it gave SLURM no answer when the step was ended")
 
 
 def _appears(file: Path, seconds: float) -> None:

@@ -15,6 +15,7 @@ _EXIT = re.compile(r"Exited with exit code (\d+)")
 _NODE = re.compile(r"^srun: error: Node failure on (?P<host>\S+)")
 _UNREACHED = re.compile(r"^srun: error: Task launch for \S+ failed on node (?P<host>[^\s:]+): (?P<why>.+)$")
 _REFUSED = re.compile(r"^srun: error: Unable to create step for job \d+: (?P<why>.+)$")
+_UNANSWERED = re.compile(r"^srun: error: Timed out waiting for job step to complete")
 _ENDING = re.compile(r"^srun: (launch/slurm: )?.*(Terminating StepId|forcing job termination|Job step aborted)")
 _LATE = re.compile(
     r"^(\d+: )?slurmstepd-?(?P<host>[^:]*): error: \*\*\* STEP \S+ ON (\S+) CANCELLED AT \S+ DUE TO (?P<why>.+?) \*\*\*"
@@ -22,11 +23,6 @@ _LATE = re.compile(
 _OOM = re.compile(r"^(\d+: )?slurmstepd-?(?P<host>[^:]*): error: .*oom[-_ ]?kill", re.IGNORECASE)
 _WORDS = {signal.strsignal(number): number for number in signal.valid_signals()}
 OUT_OF_MEMORY = "Out Of Memory"
-NEEDS_A_NODE = (
-    "Requested node configuration is not available",
-    "Required node not available (down, drained or reserved)",
-    "Requested nodes are busy",
-)
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,9 @@ class Told:
         lost: why, by host.
         refused: why the step could not be started.
         out_of_memory: hosts where the kernel killed for memory.
+        ending: the step is being ended.
+        limit: of SLURM, which ended it.
+        unanswered: some node did not tell that its ranks are gone when the step was ended.
     """
 
     ends: list[TaskEnd] = field(default_factory=list)
@@ -60,6 +59,7 @@ class Told:
     out_of_memory: set[str] = field(default_factory=set)
     ending: bool = False
     limit: str | None = None
+    unanswered: bool = False
 
     def hear(self, line: str) -> None:
         """Takes one line of srun's stderr."""
@@ -77,6 +77,8 @@ class Told:
             self.ending = True
         elif found := _OOM.match(line):
             self.out_of_memory.add(found["host"])
+        elif _UNANSWERED.match(line):
+            self.unanswered = True
         elif _ENDING.match(line):
             self.ending = True
 

@@ -17,7 +17,6 @@ from llmbench.launch.srun_words import Told
 
 ABORT_SECONDS = 10.0  # for srun to end a step that it is asked to end; then SLURM itself is asked
 GONE_SECONDS = 5.0  # for srun to leave then
-OTHERS_SECONDS = 10  # for the other ranks to end by themselves after the first has ended well
 SPARE_MINUTES = 3  # of SLURM's own limit beyond ours, which can tell who hangs
 # Of the allocation's variables those that would change what a step is asked for below.
 _NOT_INHERITED = frozenset(
@@ -88,7 +87,7 @@ def command(layout: Layout, name: str, seconds: float, work: Sequence[str]) -> l
         "--cpu-bind=none",
         "--mem=0",
         "--kill-on-bad-exit=1",
-        f"--wait={OTHERS_SECONDS}",
+        "--wait=0",  # rank 0 may go on alone for long: it evaluates
         f"--time={int(seconds // 60) + SPARE_MINUTES}",
         "--input=none",
         "--label",

@@ -86,6 +86,8 @@ def script(options: SlurmOptions, run: Sequence[str], name: str, job_folder: Pat
     code = shlex.quote(str(job_folder / CODE_FILE))
     lines += [
         "",
+        f"keep() {{ echo $? > {code}.tmp && mv {code}.tmp {code}; }}",
+        "trap keep EXIT",
         f"cd {shlex.quote(str(working_folder))} || exit 2",
         *options.setup,
         "",
@@ -96,7 +98,6 @@ def script(options: SlurmOptions, run: Sequence[str], name: str, job_folder: Pat
         "trap 'kill -TERM \"$llmbench\" 2>/dev/null' TERM INT",
         'wait "$llmbench"; code=$?',
         'while kill -0 "$llmbench" 2>/dev/null; do wait "$llmbench"; code=$?; done',
-        f'echo "$code" > {code}.tmp && mv {code}.tmp {code}',
         'exit "$code"',
     ]
     return "\n".join(lines) + "\n"

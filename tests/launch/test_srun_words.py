@@ -84,6 +84,10 @@ def test_a_step_that_cannot_be(why: str) -> None:
     assert told(f"srun: error: Unable to create step for job 13: {why}\n").refused == why
 
 
+def test_a_node_that_gives_no_answer() -> None:
+    assert told("srun: error: Timed out waiting for job step to complete\n").unanswered
+
+
 def test_limits() -> None:
     late = "slurmstepd-h0: error: *** STEP 2.0 ON h0 CANCELLED AT 2026-11-23T13:34:06 DUE TO TIME LIMIT ***\n"
     assert told(late).limit == "TIME LIMIT"

@@ -28,6 +28,8 @@ PLAN = """\
 #SBATCH --open-mode=append
 #SBATCH --signal=B:TERM@60
 
+keep() { echo $? > /jobs/1/exit_code.tmp && mv /jobs/1/exit_code.tmp /jobs/1/exit_code; }
+trap keep EXIT
 cd /work || exit 2
 module load cuda
 
@@ -83,6 +85,12 @@ def test_a_goodbye_is_passed_on_and_the_code_is_kept(tmp_path: Path) -> None:
     assert process.communicate(timeout=60)[0] == "closed\n"
     assert process.returncode == 143
     assert (tmp_path / "exit_code").read_text() == "143\n"
+
+
+def test_a_setup_that_fails_leaves_its_code(tmp_path: Path) -> None:
+    text = script(SlurmOptions(1, setup=["exit 9"]), ["true"], "s", tmp_path, tmp_path)
+    assert subprocess.run(["bash", "-c", text]).returncode == 9
+    assert (tmp_path / "exit_code").read_text() == "9\n"
 
 
 def test_arguments_of_sbatch_come_last_and_paths_have_no_patterns() -> None:

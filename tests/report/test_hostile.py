@@ -23,6 +23,7 @@ from llmbench.report.ab import ab_page
 from llmbench.report.benchmarks import benchmarks_page
 from llmbench.report.compare import compare_page
 from llmbench.report.compare.environment import environments
+from llmbench.report.doctor_nodes import doctor_nodes_page
 from llmbench.report.format import printable
 from llmbench.report.history import history_page
 from llmbench.report.scan import scan_page
@@ -45,6 +46,7 @@ from llmbench.stats.selfcheck import judged_self_checks
 from llmbench.stats.trends import reference_case, trends
 from tests import ab_factory, factory
 from tests.doctor import made as doctor_made
+from tests.doctor.nodes import test_page as nodes_page
 from tests.report import hostile
 from tests.report.html_reader import Page
 from tests.results.test_salvage import inside, spoil
@@ -205,6 +207,30 @@ def diagnosis_of(path: Path, rng: Random, spoilt: float) -> Built:
     document = document if isinstance(document, dict) else {"checks": document}
     shown = [] if spoilt else [finding["title"] for check in document["checks"] for finding in check["findings"]]
     return Built(doctor_page(document), [title for title in shown if title])
+
+
+# Diagnoses of several nodes
+
+GOOD_NODES = json.loads(written(nodes_page.made(nodes_page.gathered_of_three())))
+
+
+TOLD_BY_NODES = {"host", "address", "headline", "python", "torch", "title", "evidence", "cause", "fix", "link"}
+
+
+def nodes_of(path: Path, rng: Random, spoilt: float) -> Built:
+    """It is never read from a file: what other nodes tell are texts, their types and verdicts are ours."""
+    return Built(doctor_nodes_page(_as_told(GOOD_NODES, rng)))
+
+
+def _as_told(value: Any, rng: Random) -> Any:
+    if isinstance(value, list):
+        return [_as_told(item, rng) for item in value]
+    if isinstance(value, dict):
+        return {
+            key: hostile.text(rng) if key in TOLD_BY_NODES and isinstance(item, str) else _as_told(item, rng)
+            for key, item in value.items()
+        }
+    return value
 
 
 # Micro benchmarks
@@ -484,6 +510,7 @@ KINDS = (
     Kind("ab", calm_ab, ab_of, 60),
     Kind("run", calm_run, run_of, 60),
     Kind("doctor", lambda _: doctor_page(GOOD_DIAGNOSIS), diagnosis_of, 80),
+    Kind("doctor_nodes", lambda _: doctor_nodes_page(GOOD_NODES), nodes_of, 80),
     Kind("benchmarks", calm_benchmarks, benchmarks_of, 80),
     Kind("compare", calm_compare, compare_of, 40),
     Kind("history", calm_history, history_of, 40),

@@ -41,6 +41,10 @@ def made(gathered: Gathered, lost: dict[int, str] | None = None, nnodes: int = 3
 
 @pytest.fixture
 def gathered() -> Gathered:
+    return gathered_of_three()
+
+
+def gathered_of_three() -> Gathered:
     """h1's clock is off, h0 and h2 do not connect, all have a warning, and h2 has a fault of its own."""
     everywhere = ("cpu.threads", warned("OMP_NUM_THREADS=1", fix="unset OMP_NUM_THREADS"))
     own = ("torch.import", failed("libcudart.so.13 is missing", fix="install it"))

@@ -109,11 +109,12 @@ def led(place: Place, processes: int, join_seconds: float, say: Callable[[str], 
     """Leads the others, once all have joined; on leaving, they are told to go.
 
     Raises:
-        UserError: some never join.
+        UserError: some never join, or do something else.
     """
     from dataclasses import replace
 
     from llmbench.cluster.channel import Leader
+    from llmbench.errors import UserError
 
     told: list[list[int]] = []
 
@@ -127,6 +128,11 @@ def led(place: Place, processes: int, join_seconds: float, say: Callable[[str], 
     hello = {"processes": processes}
     with Leader(place, hello, join_seconds=join_seconds, on_wait=waiting) as leader:
         hellos = leader.join()
+        for node, says in hellos.items():
+            if "processes" not in says:
+                raise UserError(
+                    f"node {node} ({leader.hosts[node]}) runs another command", "the same command on every node"
+                )
         yield Led(leader, [int(hellos[node]["processes"]) for node in range(place.nnodes)])
 
 

@@ -140,6 +140,8 @@ class Asking:
                 self._open.remove(node)
                 self.replies[node] = reply
                 self._changed.notify_all()
+            if not self._open:
+                self._leader._asked.pop(self._number, None)  # who asked has it; a long suite asks for very much
 
 
 class Leader:

@@ -149,6 +149,8 @@ class TestHosts:
         assert codes == [3, 0]
         assert records[FIRST].status == status
         assert says in failed_on_h1(records[FIRST])
+        left = tmp_path / "run" / "evidence" / "regression-mlp__ddp__ws2"
+        assert [file.name for file in sorted(left.iterdir())] == ["rank0.jsonl", "rank1.jsonl"]
         assert [records[case].status for case in (ALONE, LAST)] == ["ok", "ok"]
         assert not hosts2.pids(0)
         assert not hosts2.pids(1)

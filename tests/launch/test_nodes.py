@@ -194,6 +194,7 @@ def test_all_nodes_train_their_share(cluster: Callable[..., Any], tmp_path: Path
         ]
         gradients.write_text("other!")
         assert made.run(tmp_path, 3, gradients=str(gradients)).result["ranks"][2]["read"] == "other!"
+        assert not made.leader._asked  # what was answered is not kept
     assert made.ended == {1: "done", 2: "done"}
 
 

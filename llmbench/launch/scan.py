@@ -27,10 +27,11 @@ PARTNER_SECONDS = 5.0  # for the other one of a pair to notice that its partner 
 LOOK_SECONDS = 0.05
 # On a machine that nodes share the others of its users disturb a measurement: what lacks less is not called low.
 SHARED_SOLO, SHARED_PAIR, SHARED_MOST = 0.4, 0.5, 0.8
-# What a process says whose partner is gone: it is not the cause.
+# What a process says whose partner is gone, or does not come: it is not the cause. It may be one that cannot connect.
+_CANNOT_CONNECT = re.compile(r"client socket|DistNetworkError|[Nn]o route|unreachable")
 _CONSEQUENCE = re.compile(
-    r"Connection closed by peer|Connection reset|Broken pipe|Timed out waiting|client socket|partner|cancelled|"
-    r"DistBackendError|DistNetworkError|DistStoreError|wait timeout"
+    r"Connection closed by peer|Connection reset|Broken pipe|Timed out|partner|cancelled|DistBackendError|"
+    r"DistStoreError|wait timeout"
 )
 
 Say = Callable[[str], None]
@@ -299,16 +300,19 @@ class Cluster:
 
     def _together(self, pair: Pair, replies: Mapping[int, Reply]) -> Answer | str:
         """What the first of the two measured, if both did their part; else the reason of the one that is the cause."""
-        reasons = [
-            (bool(_CONSEQUENCE.search(reason)) and self._ranks[name] not in self._leader.lost, f"{name}: {reason}")
-            for name in pair
-            if (reason := replies[self._ranks[name]].reason)
-        ]
+        reasons = {name: reason for name in pair if (reason := replies[self._ranks[name]].reason)}
         if reasons:
-            return min(reasons, key=lambda found: found[0])[1]
+            lost = [name for name in reasons if self._ranks[name] in self._leader.lost]
+            name = (lost or sorted(reasons, key=lambda each: _remoteness(reasons[each])))[0]
+            return f"{name}: {reasons[name]}"
         value = replies[self._ranks[pair[0]]].value or {}
         points = tuple(Point(**point) for point in value["points"])
         return _reading(value, SHARED_PAIR if self._shared & set(pair) else None, points=points)
+
+
+def _remoteness(reason: str) -> int:
+    """How far from the cause a process is that says this."""
+    return 1 if _CANNOT_CONNECT.search(reason) else 2 if _CONSEQUENCE.search(reason) else 0
 
 
 def _reading(speed: Mapping[str, Any], shared: float | None, **more: Any) -> Reading:

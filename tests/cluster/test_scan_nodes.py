@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import wait_for
+
 from .hosts import Hosts
+from .nodes import started_nodes
 from .quiet_scans import named, scan, why
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.timeout(600)]
@@ -67,17 +71,34 @@ def test_a_host_whose_cpu_is_throttled_is_named_by_its_work(
 def test_two_hosts_that_cannot_reach_each_other_are_a_failed_link(
     four: Hosts, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    route = ["ip", "route", "%s", "prohibit", f"{four.address(2)}/32"]
-    subprocess.run(_inside(four, 0, route, "add"), check=True)
+    """Both reach node 0 and each of the others."""
+    _route(four, 1, "add", 3)
     try:
         found = scan(four, tmp_path, environment, "--deadline", "60")
     finally:
-        subprocess.run(_inside(four, 0, route, "del"), check=True)
-    assert found["slow_nodes"] == [], why(found)
-    low = [pair for pair in found["pairs"] if pair["verdict"] == "failed"]
-    assert {(pair["a"], pair["b"]) for pair in low} == {("h0", "h2")}
+        _route(four, 1, "del", 3)
+    assert named(found) == [["h1", "h3"]], why(found)
+    (link,) = (link for link in found["links"] if link["verdict"] == "failed")
+    assert "with others h1 reaches" in link["evidence"]
 
 
-def _inside(four: Hosts, host: int, command: list[str], verb: str) -> list[str]:
-    namespace = f"{four.names['LLB_PREFIX']}-h{host}"
-    return ["ip", "netns", "exec", namespace, *(verb if part == "%s" else part for part in command)]
+def test_a_host_whose_cable_is_pulled_has_failed(four: Hosts, tmp_path: Path, environment: dict[str, str]) -> None:
+    with started_nodes(4, ["scan", "--json", "--device", "cpu"], tmp_path, four, environment) as nodes:
+        wait_for(lambda: "alone: 4 nodes" in nodes[0].stderr)
+        four.cut(3)
+        try:
+            ended = [nodes[rank].process.wait(300) for rank in range(3)]
+            assert nodes[3].process.wait(120) == 2  # it cannot know that it is the one
+        finally:
+            four.heal(3)
+    assert ended == [1, 0, 0], nodes.printed()
+    found = json.loads(nodes[0].stdout)
+    assert named(found) == ["h3"], why(found)
+    assert "silent for 10 s" in found["nodes"][3]["evidence"]
+    assert "is gone: silent for 10 s" in nodes[3].stderr
+
+
+def _route(four: Hosts, host: int, verb: str, peer: int) -> None:
+    """Refuses what a host sends to a peer, or no longer."""
+    inside = ["ip", "netns", "exec", f"{four.names['LLB_PREFIX']}-h{host}"]
+    subprocess.run([*inside, "ip", "route", verb, "prohibit", f"{four.address(peer)}/32"], check=True)

@@ -178,19 +178,22 @@ def test_a_node_with_another_kind_of_device_than_most_has_failed() -> None:
     assert found[nodes.nodes[2]] == {"matmul": Reading(8e10)}
 
 
+KILLED = "its process was killed by SIGKILL, in phase exchange"
+CLOSED = "RuntimeError: [pair.cc:547] Connection closed by peer [127.0.0.1]:6012"
+ALONE = "DistStoreError: Timed out after 31 seconds waiting for clients. 1/2 clients joined."
+AWAY = "DistNetworkError: The client socket has failed to connect to [h1]:4711 (errno: 113 - No route to host)."
+
+
 @pytest.mark.parametrize("guilty", [0, 1])
-def test_of_two_that_fail_the_cause_is_named_and_not_its_consequence(guilty: int) -> None:
+@pytest.mark.parametrize(("cause", "consequence"), [(KILLED, CLOSED), (AWAY, ALONE), (KILLED, AWAY)])
+def test_of_two_that_fail_the_cause_is_named_and_not_its_consequence(guilty: int, cause: str, consequence: str) -> None:
     def answer(rank: int, request: dict[str, Any]) -> dict[str, Any]:
-        raise UserError(
-            "its process was killed by SIGKILL, in phase exchange"
-            if rank == guilty
-            else "RuntimeError: [pair.cc:547] Connection closed by peer [127.0.0.1]:6012"
-        )
+        raise UserError(cause if rank == guilty else consequence)
 
     with cluster(answer, machines=("m0", "m1")) as nodes:
         a, b = nodes.nodes
         found = nodes.pair([(a, b)])
-    assert found == {(a, b): f"{nodes.nodes[guilty]}: its process was killed by SIGKILL, in phase exchange"}
+    assert found == {(a, b): f"{nodes.nodes[guilty]}: {cause}"}
 
 
 def test_who_waits_for_a_partner_that_failed_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

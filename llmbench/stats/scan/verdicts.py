@@ -173,7 +173,8 @@ def _link(pair: Pair, tests: Sequence[Test], now: Picture) -> SlowLink | None:
     once = max(test.at_best for test in tests)
     repeated = sum(test.times for test in tests) > 1
     exact = not any(test.uncertainty for test in tests)
-    certain = repeated or (exact and len(now.tests) <= _MET_ALL and once < certain_below(now.gate))
+    far = once <= 0 or (exact and once < certain_below(now.gate))
+    certain = repeated or (far and len(now.tests) <= _MET_ALL)
     elsewhere = ", ".join(_fastest(node, now) for node in pair)
     times = (
         f"{_times(sum(test.times for test in tests), 'test')} in round {', '.join(str(test.round) for test in tests)}"

@@ -40,7 +40,7 @@ def test_processes_of_a_node(
     monkeypatch: pytest.MonkeyPatch, asked: int | None, device: DeviceKind, visible: str, processes: int
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert processes_here(Place(2, 0, "h0", 1, asked), device) == processes
+    assert processes_here(asked, device) == processes
 
 
 def test_a_node_that_does_something_else_is_refused() -> None:

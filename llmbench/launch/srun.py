@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -97,6 +98,7 @@ class Steps:
             Node(
                 node_rank=number,
                 host=each["host"],
+                address=_address(self._allocation.hosts[number]),
                 processes=self._per_node,
                 devices=[str(device.get("name")) for device in each["environment"].get("devices", [])],
                 facts=facts[number],
@@ -233,6 +235,13 @@ class Steps:
         self._local.kill_job()
         if self._step is not None:
             self._step.end()
+
+
+def _address(host: str) -> str | None:
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        return None  # SLURM finds it, and nobody else needs to
 
 
 def _silent(told: Told, layout: Layout) -> dict[str, str]:

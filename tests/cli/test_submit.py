@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from llmbench.results.schema import Node
+from llmbench.results.store import RunFolder
 from llmbench.submit.jobs import Job
 from tests.conftest import Command, wait_for
+from tests.factory import make_run, planned
 
 # The job runs in the background; `hold` in the folder keeps it waiting, `refuse` holds what SLURM says against it.
 SBATCH = """#!/bin/bash
@@ -181,6 +184,17 @@ def test_a_detached_job_is_told_how_to_go_on(llmbench: Command, quick: Path, fak
     assert llmbench("submit", "cancel", job, **variables).returncode == 0
     assert (fake / "cancelled").read_text() == "4711\n"
     assert "cancelled" in llmbench("submit", "status", job, **variables).stdout
+
+
+def test_a_resumed_run_asks_for_the_nodes_that_it_had(llmbench: Command, tmp_path: Path) -> None:
+    before = [Node(node_rank=number, host=f"h{number}", processes=4) for number in range(2)]
+    RunFolder.create(tmp_path / "old", make_run([planned("gpt-tiny", "ddp", 8)], nodes=before))
+    plan = llmbench("submit", "slurm", "--resume", "old", "--plan")
+    assert plan.returncode == 0, plan.stderr
+    assert "#SBATCH --nodes=2" in plan.stdout
+    assert f"--resume {tmp_path}/old --nnodes 2 --nproc-per-node 4" in plan.stdout
+    fewer = llmbench("submit", "slurm", "--resume", "old", "--plan", "-N", 1, "--gpus-per-node", 2)
+    assert "--nnodes 1 --nproc-per-node 2" in fewer.stdout
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from llmbench.cli.submit.jobs import DEFAULT
 from llmbench.cli.submit.options import JobsFolder
 
 if TYPE_CHECKING:
+    from llmbench.results.schema import Node
     from llmbench.submit.jobs import JobFolder
     from llmbench.submit.passed_on import RunOptions
     from llmbench.submit.sbatch import SlurmOptions
@@ -27,7 +28,9 @@ def slurm(
     sbatch_args: Annotated[
         list[str] | None, typer.Argument(metavar="[-- SBATCH_ARGS…]", help="Given to sbatch as they are; they win.")
     ] = None,
-    nodes: Annotated[int, typer.Option("--nodes", "-N", min=1, help="How many.")] = 1,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", "-N", min=1, help="How many. Default: one; with --resume, as before.")
+    ] = None,
     gpus_per_node: Annotated[int | None, typer.Option(min=1, help="GPUs to ask for. Default: none.")] = None,
     nproc_per_node: Annotated[
         int | None, typer.Option(min=1, help="Processes of a parallel mode on each node. Default: one a GPU, else 1.")
@@ -83,15 +86,25 @@ def slurm(
 
     - `llmbench submit slurm smoke-ddp -N 2 --detach -- --qos=low --reservation=tests`
 
-    - `llmbench submit slurm -N 2 --resume reports/runs/20260101-120000-ab12`
+    - `llmbench submit slurm --resume reports/runs/20260101-120000-ab12`
     """
     from llmbench.submit.sbatch import SlurmOptions
 
+    passed = _passed_on(suite, workload, mode, world_size, change, device, data, python, resume, out)
+    before = _nodes_before(resume)
+    if before and gpus_per_node is None:
+        nproc_per_node = nproc_per_node or before[0].processes
     options = SlurmOptions(
-        nodes, gpus_per_node, nproc_per_node, partition, time, account, setup or (), sbatch_args or ()
+        nodes or len(before) or 1,
+        gpus_per_node,
+        nproc_per_node,
+        partition,
+        time,
+        account,
+        setup or (),
+        sbatch_args or (),
     )
     options.check()
-    passed = _passed_on(suite, workload, mode, world_size, change, device, data, python, resume, out)
     if passed.resume is None:
         _check_suite(passed, options)
     name, run = _names(passed, out)
@@ -140,6 +153,13 @@ def _passed_on(
         data,
         interpreter(python) if python else None,
     )
+
+
+def _nodes_before(resume: Path | None) -> list[Node]:
+    """The nodes of the run that is gone on with; none of a new one."""
+    from llmbench.results.store import RunFolder
+
+    return RunFolder(resume).read_run().nodes if resume else []
 
 
 def _check_suite(passed: RunOptions, options: SlurmOptions) -> None:

@@ -16,7 +16,7 @@ from llmbench.report.verdict import Verdict, pills
 
 @dataclass(frozen=True)
 class NodeView:
-    """A row: the node, what became of it, its faults, where they stand, and whether it told what it is."""
+    """A row: the node, what became of it, its faults, where they stand, and whether its facts are shown."""
 
     rank: int
     name: str
@@ -25,7 +25,7 @@ class NodeView:
     verdict: Verdict
     faults: list[str]
     anchor: str
-    told: bool
+    beside: bool
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def doctor_nodes_page(document: Mapping[str, Any]) -> str:
     told = sections(document)
     shown = [SectionView(one.title, f"part-{at}", list(map(problem_view, one.problems))) for at, one in enumerate(told)]
     own = {one.nodes[0]: view.anchor for one, view in zip(told, shown, strict=True) if len(one.nodes) == 1}
-    nodes = [_node(node, host_labels(document), own) for node in document["nodes"]]
+    labels, beside = host_labels(document), _beside(document)
+    nodes = [_node(node, labels, own, node in beside) for node in document["nodes"]]
     between = [finding_view(check, finding) for check in document["checks"] for finding in check["findings"]]
     checks = sum(node["asked"] for node in document["nodes"]) + len(document["checks"])
     took = f"{count(checks, 'check')} in {duration(document['seconds'])}"
@@ -59,11 +60,12 @@ def doctor_nodes_page(document: Mapping[str, Any]) -> str:
         nodes=nodes,
         findings=_worst_first(between),
         rates=_rates(document.get("allreduce")),
-        facts=_facts(document),
+        facts=_facts(beside),
+        all_beside=len(beside) == sum(bool(node["facts"]) for node in document["nodes"]),
     )
 
 
-def _node(node: Mapping[str, Any], labels: Mapping[int, str], own: Mapping[int, str]) -> NodeView:
+def _node(node: Mapping[str, Any], labels: Mapping[int, str], own: Mapping[int, str], beside: bool) -> NodeView:
     state = {"there": "checked", "lost": "lost", "missing": "never joined"}[node["state"]]
     return NodeView(
         rank=node["node"],
@@ -73,7 +75,7 @@ def _node(node: Mapping[str, Any], labels: Mapping[int, str], own: Mapping[int, 
         verdict=VERDICTS[node["verdict"]],
         faults=[plain(fault) for fault in node["faults"]],
         anchor=own.get(node["node"], ""),
-        told=bool(node["facts"]),
+        beside=beside,
     )
 
 
@@ -96,9 +98,21 @@ def _rates(reduced: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     ]
 
 
-def _facts(document: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """A row for each fact: what each node that told has, and whether it differs from the first one's."""
-    told = [node["facts"] for node in document["nodes"] if node["facts"]]
+_BESIDE = 8
+"""Nodes whose facts stand side by side."""
+
+
+def _beside(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The nodes whose facts are shown: all of a few; of many the first, and the first of those that differ from it."""
+    told = [node for node in document["nodes"] if node["facts"]]
+    if len(told) <= _BESIDE:
+        return told
+    return [told[0], *(node for node in told if node["facts"] != told[0]["facts"])][:_BESIDE]
+
+
+def _facts(nodes: list[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, bool]]]]:
+    """A row for each fact: what each node has, and whether it differs from the first one's."""
+    told = [node["facts"] for node in nodes]
     names = [name for name in (told[0] if told else {}) if name != "variables"]
     return [(name, [(_fact(name, one[name]), one[name] != told[0][name]) for one in told]) for name in names]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -113,16 +114,19 @@ def _missing(known: Labels, nodes: Mapping[int, Links]) -> Iterator[Finding]:
 
 
 def _subnets(known: Labels, nodes: Mapping[int, Links]) -> Iterator[Finding]:
-    networks = {rank: link["network"] for rank, link in _used(nodes).items() if link["network"]}
-    most = max(networks.values(), key=list(networks.values()).count, default=None)
+    used = _used(nodes)
+    networks = {rank: link["network"] for rank, link in used.items() if link["network"]}
+    counts = Counter(networks.values())
+    most, count = max(counts.items(), key=lambda pair: pair[1], default=(None, 0))
     # Where every node is a subnet of its own, as pods are, that is how it is meant.
-    if most is None or list(networks.values()).count(most) <= len(networks) / 2:
+    if 2 * count <= len(networks):
         return
     for rank, own in networks.items():
         if own != most:
-            link = _used(nodes)[rank]
             finding = SUBNET.found(
-                f"{known[rank]} uses {link['name']} in {own}; most others are in {most}", node=known[rank], network=most
+                f"{known[rank]} uses {used[rank]['name']} in {own}; most others are in {most}",
+                node=known[rank],
+                network=most,
             )
             yield replace(finding, nodes=(rank,))
 
@@ -133,7 +137,7 @@ def _mtus(known: Labels, nodes: Mapping[int, Links]) -> Iterator[Finding]:
     odd = odd_ones({rank: f"MTU {size}" for rank, size in sizes.items()}, known)
     if odd is None:
         return
-    most = max(sizes.values(), key=list(sizes.values()).count)
+    most = Counter(sizes.values()).most_common(1)[0][0]
     first = odd.nodes[0]
     finding = MTU.found(odd.shown, node=named(odd.nodes, known), name=used[first]["name"], mtu=most)
     yield replace(finding, nodes=odd.nodes)

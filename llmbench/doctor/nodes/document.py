@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmbench import __version__
@@ -145,8 +145,21 @@ def _own(document: Mapping[str, Any]) -> Iterator[tuple[tuple[int, ...], list[Pr
     for node in document.get("nodes") or ():
         for problem in outline(node).problems:
             have.setdefault(problem.id, {}).setdefault(node["node"], []).append(problem)
+    known = host_labels(document)
     for nodes in have.values():
-        yield tuple(nodes), nodes[min(nodes)]
+        first = min(nodes)
+        alike = all(_evidence(problems) == _evidence(nodes[first]) for problems in nodes.values())
+        yield tuple(nodes), nodes[first] if alike else [_as_told_by(known[first], one) for one in nodes[first]]
+
+
+def _evidence(problems: Sequence[Problem]) -> list[Any]:
+    return [problem.finding.get("evidence") for problem in problems]
+
+
+def _as_told_by(name: str, problem: Problem) -> Problem:
+    """One of several nodes whose evidence is not the same."""
+    evidence = f"{problem.finding.get('evidence') or ''} (on {name}; the others tell of their own)"
+    return replace(problem, finding=dict(problem.finding) | {"evidence": evidence})
 
 
 def headline(document: Mapping[str, Any]) -> str:

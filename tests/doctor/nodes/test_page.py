@@ -67,6 +67,12 @@ def test_each_problem_is_told_once_by_who_has_it(gathered: Gathered) -> None:
     ]
 
 
+def test_what_nodes_tell_each_in_its_way_is_told_in_that_of_the_first(gathered: Gathered) -> None:
+    gathered.documents[1] = brief(diagnosis(("cpu.threads", warned("OMP_NUM_THREADS=2"))))
+    (section,) = [one for one in sections(made(gathered)) if one.title == "On all 3 nodes"]
+    assert section.problems[0].finding["evidence"] == "OMP_NUM_THREADS=1 (on h0; the others tell of their own)"
+
+
 def test_the_document(gathered: Gathered) -> None:
     told = made(gathered)
     assert told["verdict"] == "fail"
@@ -128,6 +134,16 @@ def test_page(gathered: Gathered) -> None:
     assert [link.text for link in page.all("a") if link.attributes["href"].startswith("#part-")] == ["h1", "h2"]
     differs = [cell.text for cell in page.all("b") if cell.text == "2.11.0"]
     assert differs == ["2.11.0"]
+
+
+def test_of_many_nodes_only_those_that_differ_stand_side_by_side() -> None:
+    facts = {rank: {"same": {"torch": "2.13.0" if rank != 30 else "2.12.0"}} for rank in range(40)}
+    hosts = {rank: f"h{rank}" for rank in facts}
+    told = document(Gathered({}, facts, []), hosts, {}, {}, nnodes=40, deep=False, started_at="", seconds=1)
+    page = Page(doctor_nodes_page(told))
+    heads = [cell.text.strip() for cell in page.all("th") if cell.attributes.get("scope") == "col"]
+    assert heads[heads.index("What") :] == ["What", "h0", "h30"]
+    assert "The first node, and those that differ from it." in page.body
 
 
 def test_hostile_text_stays_text(gathered: Gathered) -> None:

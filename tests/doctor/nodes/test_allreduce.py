@@ -55,7 +55,7 @@ def test_who_was_killed_is_named_and_not_those_who_lost_it() -> None:
 
 def test_who_raised_is_named_and_not_those_who_lost_it() -> None:
     raised = Rank(1, "form the group", error="RuntimeError: Unable to find address for: eth9")
-    (finding,) = findings([Rank(0, "form the group", error=TIMED_OUT), raised])
+    (finding,) = findings([Rank(0, WAITING, error=TIMED_OUT), raised, Rank(2, WAITING, error=CLOSED)])
     assert (finding.fault, finding.nodes) == ("nodes.allreduce.failed", (1,))
     assert "form the group: RuntimeError: Unable to find address for: eth9" in finding.evidence
 

@@ -174,9 +174,10 @@ class KubernetesJob:
         first = self._first(objects)
         file = self.folder.path / LOG
         if first is not None and first.ended:
-            log = self.kubectl.logs(first.name, "--tail=-1")
-            file.write_text(log, encoding="utf-8")
-            return log
+            try:
+                file.write_text(self.kubectl.logs(first.name, "--tail=-1"), encoding="utf-8")
+            except UserError as error:  # it went with its machine: what was heard before, or why there is nothing
+                return file.read_text(encoding="utf-8", errors="replace") if file.exists() else error.message
         if now is not None and not now.ended:
             raise UserError(
                 f"{self.job.system_id}: {now}; its run is in the pod until it ends",

@@ -195,7 +195,10 @@ class _Handler(BaseHTTPRequestHandler):
         return found[1], found[2]
 
     def _log(self, name: str, query: dict[str, str]) -> None:
-        log = next((log for start, log in self.api.logs.items() if name.startswith(start)), "")
+        log = next((log for start, log in self.api.logs.items() if name.startswith(start)), None)
+        if log is None:
+            self._fail(404, "NotFound", f"the log of {name} went with its machine")
+            return
         text = log.read_text() if isinstance(log, Path) else log
         if query.get("follow") == "true":
             self._follow(text)

@@ -10,7 +10,20 @@ import pytest
 
 from tests.conftest import Command
 
-COMMANDS = ("doctor", "run", "report", "compare", "history", "scan", "list", "gate")
+COMMANDS = ("doctor", "run", "report", "compare", "history", "scan", "list", "gate", "submit")
+SUBMIT = ("slurm", "kubernetes", "status", "fetch", "cancel")
+
+
+@pytest.mark.parametrize("command", SUBMIT)
+def test_help_of_each_way_to_submit_has_examples(llmbench: Command, command: str) -> None:
+    done = llmbench("submit", command, "--help", COLUMNS="120")
+    assert done.returncode == 0
+    assert f"llmbench submit {command}" in done.stdout.split("Examples", 1)[1]
+
+
+def test_help_of_submit_names_its_commands(llmbench: Command) -> None:
+    done = llmbench("submit", "--help", COLUMNS="120")
+    assert all(command in done.stdout for command in SUBMIT)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

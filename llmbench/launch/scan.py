@@ -241,10 +241,9 @@ class Cluster:
             return reply.reason or "no answer"
         if reply.value["device"] != self._device:
             return f"torch measures on {reply.value['device']} there, on {self._device} elsewhere"
-        return {
-            metric: _reading(speed, SHARED_SOLO if name in self._shared else None, note=speed["note"])
-            for metric, speed in reply.value["metrics"].items()
-        }
+        # A node has its GPUs for itself, whoever else is on the machine.
+        unsure = SHARED_SOLO if name in self._shared and reply.value["device"] == "cpu" else None
+        return {metric: _reading(speed, unsure, note=speed["note"]) for metric, speed in reply.value["metrics"].items()}
 
     def _pairs_at_once(self, pairs: Sequence[Pair], *, curves: bool = True) -> dict[Pair, Answer | str]:
         ports = self._leader.ask({self._ranks[a]: {"do": "port"} for a, _ in pairs}, PORT_SECONDS)

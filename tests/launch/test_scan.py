@@ -118,6 +118,12 @@ def test_nodes_on_machines_of_their_own_are_measured_at_the_same_time() -> None:
         assert reading.points[0].message_bytes == 16
 
 
+def test_gpus_of_nodes_that_share_a_machine_are_compared_as_exactly_as_ever() -> None:
+    with cluster(lambda rank, request: DONE | {"device": "cuda"}, machines=("one", "one")) as nodes:
+        found = nodes.solo(nodes.nodes)
+    assert found[nodes.nodes[1]] == {"matmul": Reading(8e10)}
+
+
 def test_nodes_of_one_host_name_are_told_apart_by_their_rank() -> None:
     with cluster(Crowd(), machines=("m0", "m1")) as nodes:
         (host,) = set(nodes.hosts.values())

@@ -37,6 +37,9 @@ _NOT_INHERITED = frozenset(
         "SLURM_EXCLUSIVE",
         "SLURM_CPU_BIND",
         "SLURM_MEM_BIND",
+        "SLURM_MEM_PER_CPU",
+        "SLURM_MEM_PER_GPU",
+        "SLURM_MEM_PER_NODE",
     }
 )
 
@@ -86,6 +89,7 @@ def command(layout: Layout, name: str, seconds: float, work: Sequence[str]) -> l
         # All ranks of a node see all of its cores and share them evenly, as under torch's launcher.
         "--cpu-bind=none",
         "--mem=0",
+        "--export=ALL",  # whatever the job was told by SBATCH_EXPORT
         "--kill-on-bad-exit=1",
         "--wait=0",  # rank 0 may go on alone for long: it evaluates
         f"--time={int(seconds // 60) + SPARE_MINUTES}",

@@ -125,7 +125,9 @@ def test_who_is_interrupted_leaves_the_job(
     assert "job 4711 goes on without being followed" in stderr
     assert "Traceback" not in stderr
     assert not (fake / "cancelled").exists()
-    assert "queued" in llmbench("submit", "status", **variables).stdout
+    told = llmbench("submit", "status", **variables).stdout
+    assert "mine on 1 node  queued (Resources: waits for nodes to be free)" in told
+    assert "0 of 1 cases recorded" in told
 
 
 @pytest.mark.parametrize(("answer", "cancelled"), [("y\n", True), ("\n", False), ("n\n", False)])

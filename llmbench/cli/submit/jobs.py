@@ -97,7 +97,11 @@ def _line(row: dict[str, Any]) -> str:
     parts = [row["id"]]
     if "kind" in row:
         condition = Condition(row["state"], row.get("reason"), row.get("place"), row.get("code"))
-        parts += [f"{row['kind']} {row['system_id']}", f"{row['suite']} on {row['nodes']} nodes", str(condition)]
+        parts += [
+            f"{row['kind']} {row['system_id']}",
+            f"{row['suite']} on {row['nodes']} node{'s' * (row['nodes'] > 1)}",
+            str(condition),
+        ]
     if row.get("done") is not None:
         parts.append(f"{row['done']}{' of ' + str(row['cases']) if row['cases'] else ''} cases recorded")
     return "  ".join([*parts, *filter(None, [row["problem"]])])

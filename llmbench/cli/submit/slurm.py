@@ -105,8 +105,7 @@ def slurm(
         sbatch_args or (),
     )
     options.check()
-    if passed.resume is None:
-        _check_suite(passed, options)
+    cases = _cases_before(passed.resume) if passed.resume else _checked_suite(passed, options)
     name, run = _names(passed, out)
     if plan:
         _plan(options, passed, name, run, jobs)
@@ -114,7 +113,7 @@ def slurm(
     from llmbench.cli.submit.following import detached, follow_to_the_end
     from llmbench.submit.slurm import SlurmJob
 
-    folder = _submitted(options, passed, name, run, jobs)
+    folder = _submitted(options, passed, name, run, jobs, cases)
     if detach:
         detached(folder)
         return
@@ -162,8 +161,14 @@ def _nodes_before(resume: Path | None) -> list[Node]:
     return RunFolder(resume).read_run().nodes if resume else []
 
 
-def _check_suite(passed: RunOptions, options: SlurmOptions) -> None:
-    """What is wrong with the suite is told here and now, not by the job.
+def _cases_before(resume: str) -> int:
+    from llmbench.results.store import RunFolder
+
+    return len(RunFolder(Path(resume)).read_run().cases)
+
+
+def _checked_suite(passed: RunOptions, options: SlurmOptions) -> int:
+    """How many cases it has. What is wrong with it is told here and now, not by the job.
 
     Raises:
         UserError: there is no such suite, or it has no such cases.
@@ -177,7 +182,7 @@ def _check_suite(passed: RunOptions, options: SlurmOptions) -> None:
         raise UserError("which suite?", f"shipped: {', '.join(shipped())}; or the path of a TOML file, or --resume DIR")
     known = lookup(passed.python or sys.executable)
     file = find(passed.suite, known)
-    resolve(
+    cases = resolve(
         file,
         lookup=known,
         workloads=list(passed.workloads) or None,
@@ -185,6 +190,7 @@ def _check_suite(passed: RunOptions, options: SlurmOptions) -> None:
         world_sizes=list(passed.world_sizes) or [options.nodes * options.ranks_per_node],
         changes=passed.changes,
     )
+    return len(cases)
 
 
 def _names(passed: RunOptions, out: Path | None) -> tuple[str, Path]:
@@ -216,7 +222,7 @@ def _plan(options: SlurmOptions, passed: RunOptions, name: str, run: Path, jobs:
     typer.echo(f"\n# {shlex.join(sbatch.command(options, folder / 'job.sh', folder))}")
 
 
-def _submitted(options: SlurmOptions, passed: RunOptions, name: str, run: Path, jobs: Path) -> JobFolder:
+def _submitted(options: SlurmOptions, passed: RunOptions, name: str, run: Path, jobs: Path, cases: int) -> JobFolder:
     """Writes the script, lets SLURM judge it, and submits it. Nothing is left of what SLURM refuses."""
     import shutil
 
@@ -245,6 +251,7 @@ def _submitted(options: SlurmOptions, passed: RunOptions, name: str, run: Path, 
             suite=name,
             nodes=options.nodes,
             run=str(run),
+            cases=cases,
             submitted_at=utc_now(),
             command=redacted(["llmbench", *sys.argv[1:]]),
             working_folder=str(Path.cwd()),

@@ -125,6 +125,12 @@ class Evidence:
         """The rank has come to its end, with a result or an error."""
         self._lines.write("end", code=code, step=self._step())
 
+    def beat(self) -> int:
+        """Tells that the rank lives; the steps that it has done."""
+        step, found = self._step(), collectives()
+        self._lines.write("beat", step=step, collective=found and found[0])
+        return step
+
     def tell_where(self) -> None:
         """Writes the stacks of all threads, and the collectives so far."""
         self._lines.write("stack", text=stacks())
@@ -148,8 +154,7 @@ class Evidence:
             woken = os.read(self._asked, 64) if select.select([self._asked], [], [], BEAT_SECONDS)[0] else b""
             if 0 in woken:
                 return
-            step, found = self._step(), collectives()
-            self._lines.write("beat", step=step, collective=found and found[0])
+            step = self.beat()
             if progress != (self._phase, step):
                 progress, since, told = (self._phase, step), time.monotonic(), False
             stuck = not told and time.monotonic() - since >= self._patience(since)

@@ -15,9 +15,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.hosts]
 
 SAID = {
     "raise": ("failed", "rank 3 of 4 on h1: the sample is torn (faulty.py:"),
-    "exit 0": ("failed", "rank 3 of 4 on h1: left with code 0 before the end, in phase timed"),
+    "exit 0": ("failed", "rank 3 of 4 on h1: left with code 0 before the end, in phase "),
     "stop": ("timeout", "it left no stack, without a heartbeat for "),
-    "sleep": ("timeout", ", in which the others wait; rank 0 in phase timed"),
+    "sleep": ("timeout", ", in which the others wait; rank 0 in phase "),
 }
 
 

@@ -92,6 +92,21 @@ def test_labels_of_charts_stay_within_them(smoke, ladder, modes, open_page):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
+def test_a_run_of_many_nodes_is_silent_and_nothing_sticks_out(tmp_path, open_page, width, scheme):
+    changed = {3: {"torch.version": "2.12.0"}, 9: {"driver": "570.10"}}
+    path = write_run_report(factory.nodes_run(tmp_path / "run", 32, slow=9, changed=changed))
+    opened = open_page(path, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = opened.page
+    first = page.get_by_text("torch 2.12.0 on h3; 2.13.0+cu130 on the other 31").bounding_box()
+    assert first["y"] + first["height"] < page.get_by_text("Needs attention").bounding_box()["y"]
+    page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    page.get_by_role("img", name="Step times of the ranks of gpt-tiny/ddp/ws64").scroll_into_view_if_needed()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.messages == []
+    assert opened.requests == [path.resolve().as_uri()]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
 def test_ladder_and_many_modes_are_silent_and_nothing_sticks_out(ladder, modes, open_page, width, scheme):
     for path in (ladder, modes[1]):
         opened = open_page(path, viewport={"width": width, "height": 900}, color_scheme=scheme)

@@ -19,7 +19,8 @@ from llmbench.launch.scan_node import PRELOAD, handlers, machine
 from llmbench.launch.target import START_SECONDS, Target
 from llmbench.results.scan import Point, Scan
 from llmbench.stats.scan.document import scan_document
-from llmbench.stats.scan.search import Answer, Pair, Reading, scan
+from llmbench.stats.scan.measure import Answer, Pair, Reading
+from llmbench.stats.scan.search import scan
 
 ANSWER_SECONDS = 30.0  # for an answer to come, beyond the deadline of what was asked for
 PORT_SECONDS = 20.0

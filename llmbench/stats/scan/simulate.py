@@ -10,7 +10,7 @@ from random import Random
 
 from llmbench.errors import UserError, nearest
 from llmbench.results.scan import Truth
-from llmbench.stats.scan.search import Pair
+from llmbench.stats.scan.measure import Pair
 
 NOMINAL = {"matmul": 700e12, "memory_bandwidth": 3.3e12}
 NOMINAL_BUS_BANDWIDTH = 48e9

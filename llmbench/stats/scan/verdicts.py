@@ -17,7 +17,8 @@ from llmbench.results.scan import (
     quantity,
 )
 from llmbench.stats.scan.gates import certain_below
-from llmbench.stats.scan.search import Measurements, Pair, Picture, Test, picture
+from llmbench.stats.scan.measure import Pair
+from llmbench.stats.scan.search import Measurements, Picture, Test, picture
 
 _TITLES = {BUS_BANDWIDTH: "bus bandwidth", "matmul": "matmul", "memory_bandwidth": "memory bandwidth"}
 _CONVICTS = 2

@@ -35,7 +35,9 @@ _CONSEQUENCE = re.compile(
     r"|another rank|tcpstore|store.*(timeout|failed)|(socket|wait) timeout",
     re.IGNORECASE,
 )
-_CONSEQUENCE_TYPES = frozenset({"DistNetworkError", "DistStoreError", "RendezvousConnectionError"})
+# As which torch raises it; what a rank reads by itself, from a loader or a server, may break with the same words.
+_COMMUNICATION = frozenset({"RuntimeError", "DistError", "DistBackendError", "DistNetworkError", "DistStoreError"})
+_ALWAYS = frozenset({"DistNetworkError", "DistStoreError"})
 _TIMED_OUT = re.compile(r"time(d )?[- ]?out", re.IGNORECASE)
 
 
@@ -245,8 +247,8 @@ def _consequence(each: RankEvidence) -> bool:
 
 def is_consequence(error: Mapping[str, Any]) -> bool:
     """Whether an exception says no more than that another rank was missed."""
-    message = str(error.get("message", ""))
-    return error.get("type") in _CONSEQUENCE_TYPES or bool(_CONSEQUENCE.search(message))
+    kind, message = error.get("type"), str(error.get("message", ""))
+    return kind in _ALWAYS or (kind in _COMMUNICATION and bool(_CONSEQUENCE.search(message)))
 
 
 def _killed_by_other(each: RankEvidence) -> bool:

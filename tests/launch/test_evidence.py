@@ -153,6 +153,18 @@ def test_a_rank_that_raises() -> None:
     assert of_rank_3(status, error) == ": the sample is torn (train.py:9 in f)"
 
 
+def test_what_a_rank_reads_by_itself_may_break_with_the_same_words() -> None:
+    left = [*victims(0, 1, 2), Left(3).raises("[Errno 104] Connection reset by peer", "ConnectionResetError").exits(1)]
+    _, error = named(left)
+    assert (error.type, error.rank) == ("ConnectionResetError", 3)
+
+
+@pytest.mark.parametrize("kind", ["DistStoreError", "DistNetworkError"])
+def test_an_error_of_the_store_is_a_consequence(kind: str) -> None:
+    left = [Left(0).raises("whatever it says", kind).exits(1), *victims(1, 2), Left(3).exits(1)]
+    assert named(left)[1].rank == 3
+
+
 def test_a_rank_that_runs_out_of_memory() -> None:
     left = [*victims(0, 1, 2), Left(3).raises("CUDA out of memory", "OutOfMemoryError", memory=True).exits(1)]
     assert named(left)[0] == "oom"

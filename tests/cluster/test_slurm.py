@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(900)]
 QUICK = "settings = { steps = 20, threads = 1, eval_batches = 1, budget_seconds = 0, deadline_seconds = 120 }\n"
 WAITS = """
 workloads = ["tests.cluster.waiting:Waits"]
-modes = ["ddp", "eager", "ddp+bf16"]
+modes = ["ddp", "eager", "bf16+ddp"]
 [settings]
 steps = 100
 threads = 1
@@ -38,10 +38,18 @@ modes = ["ddp"]
 """
     + QUICK
 )
-HANGS = """
+HANGS = (
+    """
 workloads = ["tests.launch.broken_ranks:Sleeps", "tests.launch.own_line:Healthy"]
 modes = ["ddp"]
-""" + QUICK.replace("120", "40")
+"""
+    + QUICK.replace("120", "60")
+    + """
+[[override]]
+workload = "tests.launch.own_line:Healthy"
+settings = { deadline_seconds = 200 }
+"""
+)
 PATIENCE = 400
 
 
@@ -163,7 +171,7 @@ def test_a_node_that_dies_is_named_and_resume_completes_the_run(cluster: Slurm, 
     try:
         assert done.returncode == 3, (done.stderr, submit.output())
         records = submit.records()
-        for mode in ("ddp", "ddp+bf16"):
+        for mode in ("ddp", "bf16+ddp"):
             record = records[f"Waits/{mode}"]
             assert record.status == "failed"
             assert record.error is not None

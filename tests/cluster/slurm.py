@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from llmbench.submit.scontrol import fields
 from tests.conftest import wait_for
 
 from . import hosts
@@ -67,6 +68,12 @@ class Slurm:
         """As when it was repaired; returns when SLURM gives it out again."""
         self._script("start-node", node)
         wait_for(lambda: self._ask("sinfo", "-h", "-n", f"h{node}", "-o", "%T") == "idle")
+
+    def ends_soon(self, job: str) -> None:
+        """Gives a job that runs a wall limit of which less than a minute is left."""
+        ran = fields(self._ask("scontrol", "show", "job", "-o", job))["RunTime"]
+        hours, minutes, _ = map(int, ran.split(":"))
+        self._ask("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + 1}")
 
     def _ask(self, *command: str) -> str:
         done = subprocess.run(command, env={**os.environ, **self.variables}, capture_output=True, text=True)

@@ -190,17 +190,20 @@ def in_training(run: Path) -> bool:
     return len(found) == 2 and all('"step": ' in (text := file.read_text()) and "warmup" in text for file in found)
 
 
-def test_a_job_at_its_wall_limit_closes_its_run(submit: Submission) -> None:
-    """It is told well before; what was in flight says why it has no result."""
+def test_a_job_at_its_wall_limit_closes_its_run(cluster: Slurm, submit: Submission) -> None:
+    """It is told a minute before; what was in flight says why it has no result."""
     (submit.folder / "slow").touch()
-    early = ["--", "--signal=B:TERM@110"]  # of 120 s
-    done = submit("slurm", submit.suite(WAITS), "-N", 2, "-t", 2, "--out", submit.run, *early)
-    assert done.returncode not in (0, 1, 2), (done.stderr, submit.output())
+    process = submit.start("slurm", submit.suite(WAITS), "-N", 2, "-t", 20, "--out", submit.run)
+    wait_for(lambda: in_training(submit.run))
+    (row,) = json.loads(submit("status", "--json").stdout)
+    cluster.ends_soon(row["system_id"])
+    done = finished(process)
+    assert done.returncode == 3, (done.stderr, submit.output())
     assert RunFolder(submit.run).read_run().status == "interrupted"
     record = submit.records()["Waits/ddp"]
     assert record.status == "aborted"
     assert record.error is not None
-    assert "wall limit (00:02:00)" in record.error.message
+    assert "of SLURM reached its wall limit (00:" in record.error.message
     assert f"--resume {submit.run}" in done.stderr
 
 

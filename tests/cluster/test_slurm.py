@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(900)]
 
 QUICK = "settings = { steps = 20, threads = 1, eval_batches = 1, budget_seconds = 0, deadline_seconds = 120 }\n"
 WAITS = """
-workloads = ["tests.cluster.waiting:Waits"]
-modes = ["ddp", "eager", "bf16+ddp"]
+workloads = ["tests.cluster.waiting:Waits", "tests.launch.own_line:Healthy"]
+modes = ["eager", "ddp"]
 [settings]
 steps = 100
 threads = 1
@@ -171,12 +171,12 @@ def test_a_node_that_dies_is_named_and_resume_completes_the_run(cluster: Slurm, 
     try:
         assert done.returncode == 3, (done.stderr, submit.output())
         records = submit.records()
-        for mode in ("ddp", "bf16+ddp"):
-            record = records[f"Waits/{mode}"]
+        for workload in ("Waits", "Healthy"):
+            record = records[f"{workload}/ddp"]
             assert record.status == "failed"
             assert record.error is not None
             assert (record.error.type, record.error.host) == ("NodeLost", "h1"), record.error
-        assert records["Waits/eager"].status == "ok"  # it needs one node only
+        assert records["Healthy/eager"].status == "ok"  # it needs one node only
     finally:
         cluster.start_node(1)
     done = submit("slurm", "-N", 2, "-t", 20, "--resume", submit.run)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -36,7 +37,7 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that vanished: a fault of the machine
         if debug:
             raise
-        complain(f"llmbench: {error}")
+        complain(*_of_the_disk(error))
         sys.exit(USAGE)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left is to end, which needs no traceback
@@ -96,6 +97,14 @@ def _hiding_nothing(path: Sequence[str]) -> list[str]:
     with contextlib.suppress(OSError):  # it was deleted
         last.add(os.getcwd())
     return sorted(path, key=lambda entry: os.path.abspath(entry or ".") in last - {ours})
+
+
+def _of_the_disk(error: OSError) -> list[str]:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return [f"llmbench: {error}"]
+    where = f"{error.filename}: " if error.filename else ""
+    # Of a run all is kept that was recorded before.
+    return [f"llmbench: {where}{error.strerror}", "  free some space; a run goes on with `llmbench run --resume RUN`"]
 
 
 def complain(*lines: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,22 +22,37 @@ Model = TypeVar("Model", bound=BaseModel)
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file in one step: a reader sees the old text or the new one, never half of it, power cuts included."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with _named(path), open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def append_line(path: Path, text: str) -> None:
     """Adds a line; on return it survives ``kill -9`` and a power cut."""
-    with open(path, "a+b") as file:
+    with _named(path), open(path, "a+b") as file:
         # Who was killed in mid-write left half a line: end it, so that it cannot swallow this one.
         if file.tell() and _last_byte(file) != b"\n":
             file.write(b"\n")
         file.write(text.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error of the disk names the file: by itself it does so only when a file is opened."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:  # else it has words of its own, and shows no name
+            error.filename = str(path)
+        raise
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -5,7 +5,9 @@ The folder is enough to go on: any later process can look after the job, fetch i
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -115,6 +117,12 @@ class JobFolder:
                 f"cannot write {folder.path}: {error.strerror}", "choose another folder with --jobs"
             ) from None
         return folder
+
+    def discard(self) -> None:
+        """Leaves nothing of a job that was not submitted."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # other jobs are there
+            self.path.parent.rmdir()
 
     def read(self) -> Job:
         """Raises: UserError: there is no job, or it is damaged (file and field named)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import os
 import signal
 import time
@@ -14,6 +15,19 @@ import torch
 from llmbench.worker.events import Events
 from llmbench.worker.faults import Unavailable, describe
 from llmbench.worker.process import write_json
+
+# By kind, who does it: module and function. Only that one is imported.
+KINDS = {
+    "describe": ("measure.machine", "describe_machine"),
+    "peaks": ("measure.peaks", "measure_peaks"),
+    "base": ("case", "train_base"),
+    "reference": ("measure.parity", "measure_reference"),
+    "case": ("case", "run_case"),
+    "compile": ("case", "compile_again"),
+    "turns": ("lockstep", "run_turns"),
+    "scan_solo": ("measure.alone", "measure_alone"),
+    "scan_pair": ("measure.network", "measure_pair"),
+}
 
 
 def run(job: dict[str, Any], events: Events) -> int:
@@ -57,7 +71,8 @@ def work(job: dict[str, Any], events: Events) -> dict[str, Any]:
     if job.get("threads") or job.get("distributed"):
         torch.set_num_threads(job.get("threads") or _share_of_cores())
     try:
-        return _kinds()[job["kind"]](job, events)
+        module, function = KINDS[job["kind"]]
+        return getattr(importlib.import_module(f"llmbench.worker.{module}"), function)(job, events)
     except Unavailable as reason:
         return {"unavailable": str(reason)}
     except BaseException as error:
@@ -69,25 +84,3 @@ def work(job: dict[str, Any], events: Events) -> dict[str, Any]:
 def _share_of_cores() -> int:
     """The ranks of a host share its cores."""
     return max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"]))
-
-
-def _kinds() -> dict[str, Any]:
-    from llmbench.worker.case import compile_again, run_case, train_base
-    from llmbench.worker.lockstep import run_turns
-    from llmbench.worker.measure.alone import measure_alone
-    from llmbench.worker.measure.machine import describe_machine
-    from llmbench.worker.measure.network import measure_pair
-    from llmbench.worker.measure.parity import measure_reference
-    from llmbench.worker.measure.peaks import measure_peaks
-
-    return {
-        "describe": describe_machine,
-        "peaks": measure_peaks,
-        "base": train_base,
-        "reference": measure_reference,
-        "case": run_case,
-        "compile": compile_again,
-        "turns": run_turns,
-        "scan_solo": measure_alone,
-        "scan_pair": measure_pair,
-    }

@@ -222,8 +222,6 @@ def _submission(chosen: RunOptions, options: KubernetesOptions) -> tuple[Submiss
 
 def _submitted(submission: Submission, suite: str, cases: int | None, context: str | None, jobs: Path) -> JobFolder:
     """Writes the manifest, lets the server judge it, and makes the objects. Nothing is left of what it refuses."""
-    import shutil
-
     from llmbench.launch.record import utc_now
     from llmbench.results.redact import command as redacted
     from llmbench.submit.as_yaml import to_yaml
@@ -240,7 +238,7 @@ def _submitted(submission: Submission, suite: str, cases: int | None, context: s
         (folder.path / MANIFEST).write_text(text, encoding="utf-8")
         namespace = send(kubectl, folder.path / MANIFEST, submission.name)
     except BaseException:  # Ctrl-C too
-        shutil.rmtree(folder.path, ignore_errors=True)
+        folder.discard()
         raise
     known = {
         "kind": options.kind,

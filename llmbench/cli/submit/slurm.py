@@ -224,8 +224,6 @@ def _plan(options: SlurmOptions, passed: RunOptions, name: str, run: Path, jobs:
 
 def _submitted(options: SlurmOptions, passed: RunOptions, name: str, run: Path, jobs: Path, cases: int) -> JobFolder:
     """Writes the script, lets SLURM judge it, and submits it. Nothing is left of what SLURM refuses."""
-    import shutil
-
     from llmbench.launch.record import utc_now
     from llmbench.launch.session import new_id
     from llmbench.results.redact import command as redacted
@@ -241,7 +239,7 @@ def _submitted(options: SlurmOptions, passed: RunOptions, name: str, run: Path, 
         check(options, file, folder.path)
         system_id = send(options, file, folder.path)
     except BaseException:  # Ctrl-C too
-        shutil.rmtree(folder.path, ignore_errors=True)
+        folder.discard()
         raise
     folder.write(
         Job(

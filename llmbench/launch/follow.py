@@ -121,8 +121,8 @@ class Follow:
     def _run(self, request: dict[str, Any], send: Send) -> dict[str, Any]:
         """Trains this node's share of a case."""
         share = request["job"]["share"]
-        last = share["first_rank"] + share["ranks"] - 1
-        self._say(f"{request['name']}: ranks {share['first_rank']} to {last}")
+        first, last = share["first_rank"], share["first_rank"] + share["ranks"] - 1
+        self._say(f"{request['name']}: {f'rank {first}' if first == last else f'ranks {first} to {last}'}")
         target, number = self._trainer(), request["number"]
         with tempfile.TemporaryDirectory(dir=self._folder, prefix="job-") as folder:
             with self._at_gate:

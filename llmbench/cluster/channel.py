@@ -125,9 +125,9 @@ class Asking:
         """Gives up what has not been answered, and asks those nodes to stop."""
         with self._changed:
             late = sorted(self._open)
-        for node in late:
-            self._leader.tell(node, {"cancel": self._number})
+        for node in late:  # first what is kept of it: an answer to being cancelled is none
             self._settle(node, Reply(reason=reason))
+            self._leader.tell(node, {"cancel": self._number})
 
     def _happened(self, node: int, event: dict[str, Any]) -> None:
         with self._changed:

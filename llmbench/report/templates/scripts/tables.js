@@ -42,8 +42,8 @@ const applySort = (table) => {
 };
 
 const setUpTable = (table) => {
-  const search = document.querySelector(`[data-filter=${table.id}]`);
-  const problems = document.querySelector(`[data-problems=${table.id}]`);
+  const search = document.querySelector(`[data-filter="${table.id}"]`);
+  const problems = document.querySelector(`[data-problems="${table.id}"]`);
   all("thead th", table).forEach((head, index) => {
     const button = document.createElement("button");
     button.type = "button";

@@ -12,7 +12,7 @@ const applyFilter = (table) => {
   // A row can stand for several cases.
   const cases = (some) => some.reduce((sum, row) => sum + Number(row.dataset.cases || 1), 0);
   const shown = `${cases(rows.filter((row) => !row.hidden))} of ${cases(rows)}`;
-  all(`[data-count=${table.id}]`).forEach((note) => (note.textContent = shown));
+  all(`[data-count="${table.id}"]`).forEach((note) => (note.textContent = shown));
 };
 const applySort = (table) => {
   const heads = all("thead th", table);

@@ -8,9 +8,9 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,17 +124,30 @@ class Follow:
         first, last = share["first_rank"], share["first_rank"] + share["ranks"] - 1
         self._say(f"{request['name']}: {f'rank {first}' if first == last else f'ranks {first} to {last}'}")
         target, number = self._trainer(), request["number"]
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix="job-") as folder:
-            with self._at_gate:
-                self._gate = Path(folder, "gate")
-                if self._open >= number:  # said before this was asked for: each request has a thread of its own
-                    self._gate.touch()
+        # A rank that dies only now may still write there; what then is left goes when this node ends.
+        with (
+            tempfile.TemporaryDirectory(dir=self._folder, prefix="job-", ignore_cleanup_errors=True) as folder,
+            self._gated(Path(folder, "gate"), number),
+        ):
             job = self._own(request["job"], Path(folder))
             running = self._thread.submit(target.run, job, Path(folder, "case.log"), request["deadline"])
             outcome = self._wait(running, lambda: self._stopped >= number or request["cancelled"].is_set())
             if request["cancelled"].is_set():
                 raise UserError("it was interrupted there", None)
             return packed(outcome, Path(folder, "evidence")) | {"stopped": self._stopped >= number}
+
+    @contextmanager
+    def _gated(self, gate: Path, number: int) -> Iterator[None]:
+        """The gate of a job, which ``go`` opens; never after this, when its folder is about to go."""
+        with self._at_gate:
+            self._gate = gate
+            if self._open >= number:  # said before this was asked for: each request has a thread of its own
+                gate.touch()
+        try:
+            yield
+        finally:
+            with self._at_gate:
+                self._gate = None
 
     def _own(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
         """The job with the paths of this node."""
@@ -173,7 +186,7 @@ class Follow:
         """The ranks of node 0 are there: those of this node may go on."""
         with self._at_gate:
             self._open = request["number"]
-            if self._gate is not None and self._gate.parent.is_dir():
+            if self._gate is not None:
                 self._gate.touch()
         return {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -220,6 +220,33 @@ def test_one_that_dies_ends_the_others_at_once(
         Fake.acts = dict.fromkeys(Fake.acts, trains)
         again = made.run(tmp_path, 3)
         assert again.code == 0, str(again.result)  # and the suite goes on
+
+
+def test_a_rank_that_still_writes_while_its_folder_is_removed_spoils_nothing(
+    cluster: Callable[..., Any], tmp_path: Path
+) -> None:
+    over = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def writes(folder: Path) -> None:
+        number = 0
+        while not over.wait(0.0002):
+            number += 1
+            with suppress(OSError):
+                (folder / f"{number}").touch()
+
+    def leaves_one(fake: Fake, job: dict[str, Any], log: Path) -> Outcome:
+        threads.append(threading.Thread(target=writes, args=(log.parent,)))
+        threads[-1].start()
+        return trains(fake, job, log)
+
+    with cluster(trains, leaves_one) as made:
+        try:
+            found = made.run(tmp_path, 2)
+        finally:
+            over.set()
+        threads[0].join()
+        assert found.code == 0, str(found.result)
 
 
 def test_a_node_that_cannot_says_why(cluster: Callable[..., Any], tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmbench.cli.names import complete_mode, complete_suite, complete_workload
+from llmbench.cli.chosen import Changes, Device, Modes, SuiteName, Workloads, cases_of, only_resume
 from llmbench.cli.nodes import (
     JOIN_SECONDS,
     JoinSeconds,
@@ -44,17 +44,9 @@ CASE_FAILED = 3
 
 
 def run(
-    suite: Annotated[
-        str | None,
-        typer.Argument(help="Name of a shipped suite, or path of a TOML file.", autocompletion=complete_suite),
-    ] = None,
-    workload: Annotated[
-        list[str] | None,
-        typer.Option("--workload", "-w", help="Run this workload or family instead.", autocompletion=complete_workload),
-    ] = None,
-    mode: Annotated[
-        list[str] | None, typer.Option("--mode", "-m", help="Run this mode instead.", autocompletion=complete_mode)
-    ] = None,
+    suite: SuiteName = None,
+    workload: Workloads = None,
+    mode: Modes = None,
     python: Annotated[
         str, typer.Option("--python", help="Interpreter that trains; llmbench need not be installed there.")
     ] = sys.executable,
@@ -62,16 +54,13 @@ def run(
         list[int] | None,
         typer.Option("--world-size", min=1, help="Processes of a parallel mode, instead of the suite's."),
     ] = None,
-    device: Annotated[DeviceKind, typer.Option(help="Where to train.")] = DeviceKind.auto,
+    device: Device = DeviceKind.auto,
     data: Annotated[
         str | None,
         typer.Option(help="Text to train on: file or folder (UTF-8), or wikitext-2, wikitext-103. Default: generated."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: reports/runs/ID.")] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a setting of the suite: SETTING=VALUE (`llmbench list settings`)."),
-    ] = None,
+    change: Changes = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would run, and what it would cost.")] = False,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the run in this folder: run what is missing or failed.")
@@ -121,14 +110,14 @@ def run(
         raise typer.Exit(follow(place, interpreter(python), processes, join_seconds, progress))
     nodes = Nodes(place, allocation, processes, join_seconds) if place or allocation else None
     if resume is not None:
-        _only_resume(suite, workload, mode, world_size, data, out, change)
+        only_resume(suite, workload, mode, world_size, data, out, change)
         raise typer.Exit(_resume(resume, outputs, progress, nodes))
     python = interpreter(python)
 
     def resolved(ranks: int | None) -> Request:
         """What is asked for, with so many ranks of a parallel mode unless the command line says how many."""
         sizes = world_size or ([ranks] if ranks else None)
-        cases, file = _cases(python, suite, workload, mode, sizes, change)
+        cases, file = cases_of(python, suite, workload, mode, sizes, change)
         from llmbench.launch.session import Request, new_id
 
         return Request(
@@ -169,36 +158,6 @@ class Nodes:
     @property
     def count(self) -> int:
         return self.place.nnodes if self.place else len(self.allocation.hosts) if self.allocation else 1
-
-
-def _cases(
-    python: str,
-    suite: str | None,
-    workloads: list[str] | None,
-    modes: list[str] | None,
-    world_sizes: list[int] | None,
-    changes: list[str] | None,
-) -> tuple[list[Case], Any]:
-    from llmbench.errors import UserError
-    from llmbench.launch.foreign import lookup
-    from llmbench.suite.cases import resolve
-    from llmbench.suite.load import find, shipped
-
-    if suite is None:
-        raise UserError("which suite?", f"shipped: {', '.join(shipped())}; or the path of a TOML file, or --resume DIR")
-    known = lookup(python)
-    file = find(suite, known)
-    cases = resolve(
-        file, lookup=known, workloads=workloads, modes=modes, world_sizes=world_sizes, changes=changes or []
-    )
-    return cases, file
-
-
-def _only_resume(*others: object) -> None:
-    from llmbench.errors import UserError
-
-    if any(others):
-        raise UserError("--resume goes on with a run as it was begun", "leave the suite and the other choices out")
 
 
 def interpreter(python: str) -> str:

@@ -6,8 +6,8 @@ The folder is enough to go on: any later process can look after the job, fetch i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,7 +18,6 @@ from llmbench.errors import UserError, nearest
 from llmbench.results.files import parse, write_atomically
 from llmbench.results.schema import Part
 
-JOBS = Path("reports", "jobs")
 FILE = "job.json"
 
 Kind = Literal["slurm", "kubernetes"]
@@ -103,8 +102,11 @@ class JobFolder:
         self.path = path
 
     @classmethod
-    def create(cls, jobs: Path, id_: str) -> JobFolder:
-        """Makes the folder of a job that is about to be submitted; ``write`` completes it.
+    @contextmanager
+    def create(cls, jobs: Path, id_: str) -> Iterator[JobFolder]:
+        """Makes the folder of a job that is submitted within the context; ``write`` completes it afterwards.
+
+        Nothing is left of one that could not be submitted.
 
         Raises:
             UserError: it cannot be written.
@@ -116,13 +118,13 @@ class JobFolder:
             raise UserError(
                 f"cannot write {folder.path}: {error.strerror}", "choose another folder with --jobs"
             ) from None
-        return folder
-
-    def discard(self) -> None:
-        """Leaves nothing of a job that was not submitted."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        with suppress(OSError):  # other jobs are there
-            self.path.parent.rmdir()
+        try:
+            yield folder
+        except BaseException:  # Ctrl-C too
+            shutil.rmtree(folder.path, ignore_errors=True)
+            with suppress(OSError):  # other jobs are there
+                folder.path.parent.rmdir()
+            raise
 
     def read(self) -> Job:
         """Raises: UserError: there is no job, or it is damaged (file and field named)."""
@@ -147,12 +149,12 @@ class JobFolder:
         return job
 
 
-def submitted_jobs(jobs: Path = JOBS) -> list[JobFolder]:
+def submitted_jobs(jobs: Path) -> list[JobFolder]:
     """All jobs, the oldest first; their ids sort by time."""
     return [JobFolder(file.parent) for file in sorted(jobs.glob(f"*/{FILE}"))]
 
 
-def find_job(name: str, jobs: Path = JOBS) -> JobFolder:
+def find_job(name: str, jobs: Path) -> JobFolder:
     """A job by its id, by the id that the scheduler gave it, or by the path of its folder.
 
     Raises:

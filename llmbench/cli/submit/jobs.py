@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmbench.cli.submit.options import JobName, JobsFolder
+from llmbench.cli.submit.options import DEFAULT, JobName, JobsFolder
 
 if TYPE_CHECKING:
-    from llmbench.submit.jobs import JobFolder
+    from llmbench.submit.jobs import Job, JobFolder, Kind
 
-DEFAULT = Path("reports", "jobs")
 FetchedTo = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Copy the run to this folder. Default: where it lies.")
 ]
@@ -70,6 +70,36 @@ def cancel(job: JobName, jobs: JobsFolder = DEFAULT) -> None:
     folder = find_job(job, jobs)
     opened(folder).cancel()
     typer.echo(f"asked the scheduler to end {folder.path.name}")
+
+
+def new_job(
+    folder: JobFolder,
+    kind: Kind,
+    system_id: str,
+    suite: str,
+    nodes: int,
+    run: str,
+    cases: int | None,
+    details: dict[str, str] | None = None,
+) -> Job:
+    """What is kept of a job that this command has just submitted."""
+    from llmbench.launch.record import utc_now
+    from llmbench.results.redact import command as redacted
+    from llmbench.submit.jobs import Job
+
+    return Job(
+        id=folder.path.name,
+        kind=kind,
+        system_id=system_id,
+        suite=suite,
+        nodes=nodes,
+        run=run,
+        cases=cases,
+        submitted_at=utc_now(),
+        command=redacted(["llmbench", *sys.argv[1:]]),
+        working_folder=str(Path.cwd()),
+        details=details or {},
+    )
 
 
 def _row(folder: JobFolder) -> dict[str, Any]:

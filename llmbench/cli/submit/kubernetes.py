@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmbench.cli.names import complete_mode, complete_suite, complete_workload
+from llmbench.cli.chosen import (
+    AllRanks,
+    Changes,
+    Device,
+    GpusPerNode,
+    Modes,
+    RanksOfNode,
+    SuiteName,
+    Workloads,
+    cases_of_job,
+    only_resume,
+)
 from llmbench.cli.options import DeviceKind
-from llmbench.cli.submit.jobs import DEFAULT
-from llmbench.cli.submit.options import JobsFolder
+from llmbench.cli.submit.options import DEFAULT, JobsFolder
 
 if TYPE_CHECKING:
     from llmbench.submit.jobs import JobFolder
@@ -29,18 +38,13 @@ class JobKind(StrEnum):
 
 
 def kubernetes(
-    suite: Annotated[
-        str | None,
-        typer.Argument(help="Name of a shipped suite, or path of a TOML file.", autocompletion=complete_suite),
-    ] = None,
+    suite: SuiteName = None,
     image: Annotated[str, typer.Option(help="Image with torch and llmbench, of the version that is here.")] = "",
     nodes: Annotated[int, typer.Option("--nodes", "-N", min=1, help="Pods; each is one node.")] = 1,
     kind: Annotated[JobKind, typer.Option(help="What to make; the last two need their operator.")] = JobKind.job,
-    gpus_per_node: Annotated[int | None, typer.Option(min=1, help="GPUs to ask for. Default: none.")] = None,
+    gpus_per_node: GpusPerNode = None,
     gpu_resource: Annotated[str, typer.Option(help="How the cluster calls a GPU.")] = "nvidia.com/gpu",
-    nproc_per_node: Annotated[
-        int | None, typer.Option(min=1, help="Processes of a parallel mode on each node. Default: one a GPU, else 1.")
-    ] = None,
+    nproc_per_node: RanksOfNode = None,
     cpu: Annotated[str | None, typer.Option(help="CPUs of a pod, such as 16. Default: the cluster's.")] = None,
     memory: Annotated[str | None, typer.Option(help="Of a pod, such as 64Gi. Default: the cluster's.")] = None,
     shm_size: Annotated[str, typer.Option(help="Most of /dev/shm, which counts as memory.")] = "8Gi",
@@ -67,21 +71,11 @@ def kubernetes(
     ] = None,
     service_account: Annotated[str | None, typer.Option(help="Default: the namespace's, without its token.")] = None,
     image_pull_secret: Annotated[str | None, typer.Option(help="Secret with which the image is pulled.")] = None,
-    workload: Annotated[
-        list[str] | None,
-        typer.Option("--workload", "-w", help="Run this workload or family instead.", autocompletion=complete_workload),
-    ] = None,
-    mode: Annotated[
-        list[str] | None, typer.Option("--mode", "-m", help="Run this mode instead.", autocompletion=complete_mode)
-    ] = None,
-    world_size: Annotated[
-        list[int] | None,
-        typer.Option("--world-size", min=1, help="Processes of a parallel mode. Default: all of all nodes."),
-    ] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting of the suite: SETTING=VALUE.")
-    ] = None,
-    device: Annotated[DeviceKind, typer.Option(help="Where to train.")] = DeviceKind.auto,
+    workload: Workloads = None,
+    mode: Modes = None,
+    world_size: AllRanks = None,
+    change: Changes = None,
+    device: Device = DeviceKind.auto,
     data: Annotated[
         str | None, typer.Option(help="Text to train on, as for `llmbench run`; a path is one in the image.")
     ] = None,
@@ -173,8 +167,7 @@ def _chosen(
 
     if resume is None:
         return RunOptions(suite, workload or (), mode or (), world_size or (), change or (), device.value, data, python)
-    if any((suite, workload, mode, world_size, change, data, python, device is not DeviceKind.auto)):
-        raise UserError("--resume goes on with a run as it was begun", "leave the suite and the other choices out")
+    only_resume(suite, workload, mode, world_size, change, data, python, device is not DeviceKind.auto)
     if options.volume is None or not resume.startswith(f"{RESULTS}/") or ".." in resume:
         raise UserError(f"--resume {resume}: no run on a volume", f"--volume PVC --resume {RESULTS}/ID")
     return RunOptions(None, resume=resume)
@@ -188,32 +181,19 @@ def _submission(chosen: RunOptions, options: KubernetesOptions) -> tuple[Submiss
     """
     from dataclasses import replace
 
-    from llmbench.errors import UserError
-    from llmbench.launch.foreign import lookup
     from llmbench.launch.session import new_id
     from llmbench.submit.manifests import RESULTS, Submission, suite_path
-    from llmbench.suite.cases import resolve
-    from llmbench.suite.load import find, shipped
+    from llmbench.suite.load import shipped
 
     id_ = new_id()
     job, nodes = f"llmbench-{id_}", ["--nnodes", str(options.nodes), "--nproc-per-node", str(options.ranks_per_node)]
     if chosen.resume is not None:
         arguments = ["run", *chosen.arguments(), *nodes]
         return Submission(job, options, arguments, chosen.resume), chosen.resume.rpartition("/")[2], None
-    if chosen.suite is None:
-        raise UserError("which suite?", f"shipped: {', '.join(shipped())}; or the path of a TOML file")
-    known = lookup(sys.executable)
-    file = find(chosen.suite, known)
-    cases = resolve(
-        file,
-        lookup=known,
-        workloads=list(chosen.workloads) or None,
-        modes=list(chosen.modes) or None,
-        world_sizes=list(chosen.world_sizes) or [options.nodes * options.ranks_per_node],
-        changes=list(chosen.changes),
-    )
+    # By the interpreter that is here: that of --python is one in the image.
+    cases, file = cases_of_job(replace(chosen, python=None), options.nodes * options.ranks_per_node)
     own = None
-    if chosen.suite not in shipped():
+    if chosen.suite is not None and chosen.suite not in shipped():
         own = (file.path.name, file.path.read_text(encoding="utf-8"))
         chosen = replace(chosen, suite=suite_path(file.path.name))
     run = f"{RESULTS}/{id_}"
@@ -222,10 +202,9 @@ def _submission(chosen: RunOptions, options: KubernetesOptions) -> tuple[Submiss
 
 def _submitted(submission: Submission, suite: str, cases: int | None, context: str | None, jobs: Path) -> JobFolder:
     """Writes the manifest, lets the server judge it, and makes the objects. Nothing is left of what it refuses."""
-    from llmbench.launch.record import utc_now
-    from llmbench.results.redact import command as redacted
+    from llmbench.cli.submit.jobs import new_job
     from llmbench.submit.as_yaml import to_yaml
-    from llmbench.submit.jobs import Job, JobFolder
+    from llmbench.submit.jobs import JobFolder
     from llmbench.submit.kubectl import Kubectl
     from llmbench.submit.kubernetes import MANIFEST, send
     from llmbench.submit.manifests import manifests
@@ -233,13 +212,9 @@ def _submitted(submission: Submission, suite: str, cases: int | None, context: s
     options = submission.options
     text = to_yaml(manifests(submission))
     kubectl = Kubectl(context, options.namespace).current()
-    folder = JobFolder.create(jobs.absolute(), submission.name.removeprefix("llmbench-"))
-    try:
+    with JobFolder.create(jobs.absolute(), submission.name.removeprefix("llmbench-")) as folder:
         (folder.path / MANIFEST).write_text(text, encoding="utf-8")
         namespace = send(kubectl, folder.path / MANIFEST, submission.name)
-    except BaseException:  # Ctrl-C too
-        folder.discard()
-        raise
     known = {
         "kind": options.kind,
         "image": options.image,
@@ -248,19 +223,7 @@ def _submitted(submission: Submission, suite: str, cases: int | None, context: s
         "service_account": options.service_account,
         "image_pull_secret": options.image_pull_secret,
     }
-    folder.write(
-        Job(
-            id=folder.path.name,
-            kind="kubernetes",
-            system_id=f"{namespace}/{submission.name}",
-            suite=suite,
-            nodes=options.nodes,
-            run=submission.run,
-            cases=cases,
-            submitted_at=utc_now(),
-            command=redacted(["llmbench", *sys.argv[1:]]),
-            working_folder=str(Path.cwd()),
-            details={key: value for key, value in known.items() if value is not None},
-        )
-    )
+    details = {key: value for key, value in known.items() if value is not None}
+    system_id = f"{namespace}/{submission.name}"
+    folder.write(new_job(folder, "kubernetes", system_id, suite, options.nodes, submission.run, cases, details))
     return folder

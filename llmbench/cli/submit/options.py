@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+DEFAULT = Path("reports", "jobs")
 JobsFolder = Annotated[
     Path,
     typer.Option("--jobs", envvar="LLMBENCH_JOBS", metavar="DIR", help="Where submitted jobs are kept."),

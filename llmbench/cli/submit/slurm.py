@@ -8,33 +8,38 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmbench.cli.names import complete_mode, complete_suite, complete_workload
+from llmbench.cli.chosen import (
+    AllRanks,
+    Changes,
+    Device,
+    GpusPerNode,
+    Modes,
+    RanksOfNode,
+    SuiteName,
+    Workloads,
+    cases_of_job,
+    only_resume,
+    run_before,
+)
 from llmbench.cli.options import DeviceKind
-from llmbench.cli.submit.jobs import DEFAULT
-from llmbench.cli.submit.options import JobsFolder
+from llmbench.cli.submit.options import DEFAULT, JobsFolder
 
 if TYPE_CHECKING:
-    from llmbench.results.schema import Node
     from llmbench.submit.jobs import JobFolder
     from llmbench.submit.passed_on import RunOptions
     from llmbench.submit.sbatch import SlurmOptions
 
 
 def slurm(
-    suite: Annotated[
-        str | None,
-        typer.Argument(help="Name of a shipped suite, or path of a TOML file.", autocompletion=complete_suite),
-    ] = None,
+    suite: SuiteName = None,
     sbatch_args: Annotated[
         list[str] | None, typer.Argument(metavar="[-- SBATCH_ARGS…]", help="Given to sbatch as they are; they win.")
     ] = None,
     nodes: Annotated[
         int | None, typer.Option("--nodes", "-N", min=1, help="How many. Default: one; with --resume, as before.")
     ] = None,
-    gpus_per_node: Annotated[int | None, typer.Option(min=1, help="GPUs to ask for. Default: none.")] = None,
-    nproc_per_node: Annotated[
-        int | None, typer.Option(min=1, help="Processes of a parallel mode on each node. Default: one a GPU, else 1.")
-    ] = None,
+    gpus_per_node: GpusPerNode = None,
+    nproc_per_node: RanksOfNode = None,
     partition: Annotated[str | None, typer.Option("--partition", "-p", help="Default: SLURM's.")] = None,
     time: Annotated[
         str | None, typer.Option("--time", "-t", help="Wall limit: minutes, HH:MM:SS or D-HH. Default: SLURM's.")
@@ -44,21 +49,11 @@ def slurm(
         list[str] | None,
         typer.Option(metavar="LINE", help="Line of shell before llmbench, such as `module load cuda`. Repeatable."),
     ] = None,
-    workload: Annotated[
-        list[str] | None,
-        typer.Option("--workload", "-w", help="Run this workload or family instead.", autocompletion=complete_workload),
-    ] = None,
-    mode: Annotated[
-        list[str] | None, typer.Option("--mode", "-m", help="Run this mode instead.", autocompletion=complete_mode)
-    ] = None,
-    world_size: Annotated[
-        list[int] | None,
-        typer.Option("--world-size", min=1, help="Processes of a parallel mode. Default: all of all nodes."),
-    ] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting of the suite: SETTING=VALUE.")
-    ] = None,
-    device: Annotated[DeviceKind, typer.Option(help="Where to train.")] = DeviceKind.auto,
+    workload: Workloads = None,
+    mode: Modes = None,
+    world_size: AllRanks = None,
+    change: Changes = None,
+    device: Device = DeviceKind.auto,
     data: Annotated[str | None, typer.Option(help="Text to train on, as for `llmbench run`.")] = None,
     python: Annotated[
         str | None, typer.Option("--python", help="Interpreter that trains, as the nodes see it. Default: this one.")
@@ -88,14 +83,26 @@ def slurm(
 
     - `llmbench submit slurm --resume reports/runs/20260101-120000-ab12`
     """
+    from llmbench.cli.run import interpreter
+    from llmbench.launch.session import new_id
+    from llmbench.submit.passed_on import RunOptions
     from llmbench.submit.sbatch import SlurmOptions
 
-    passed = _passed_on(suite, workload, mode, world_size, change, device, data, python, resume, out)
-    before = _nodes_before(resume)
-    if before and gpus_per_node is None:
-        nproc_per_node = nproc_per_node or before[0].processes
+    before = None
+    if resume is not None:
+        only_resume(suite, workload, mode, world_size, change, data, python, out, device is not DeviceKind.auto)
+        before = run_before(resume)
+        passed = RunOptions(None, resume=str(resume.absolute()))
+    else:
+        python = interpreter(python) if python else None
+        passed = RunOptions(
+            suite, workload or (), mode or (), world_size or (), change or (), device.value, data, python
+        )
+    nodes_before = before.nodes if before else []
+    if nodes_before and gpus_per_node is None:
+        nproc_per_node = nproc_per_node or nodes_before[0].processes
     options = SlurmOptions(
-        nodes or len(before) or 1,
+        nodes or len(nodes_before) or 1,
         gpus_per_node,
         nproc_per_node,
         partition,
@@ -105,8 +112,11 @@ def slurm(
         sbatch_args or (),
     )
     options.check()
-    cases = _cases_before(passed.resume) if passed.resume else _checked_suite(passed, options)
-    name, run = _names(passed, out)
+    if before is not None and resume is not None:
+        name, cases, run = before.suite, len(before.cases), resume.absolute()
+    else:
+        found, file = cases_of_job(passed, options.nodes * options.ranks_per_node)
+        name, cases, run = file.name, len(found), (out or Path("reports", "runs", new_id())).absolute()
     if plan:
         _plan(options, passed, name, run, jobs)
         return
@@ -118,91 +128,6 @@ def slurm(
         detached(folder)
         return
     raise typer.Exit(follow_to_the_end(SlurmJob(folder)))
-
-
-def _passed_on(
-    suite: str | None,
-    workload: list[str] | None,
-    mode: list[str] | None,
-    world_size: list[int] | None,
-    change: list[str] | None,
-    device: DeviceKind,
-    data: str | None,
-    python: str | None,
-    resume: Path | None,
-    out: Path | None,
-) -> RunOptions:
-    from llmbench.cli.run import interpreter
-    from llmbench.errors import UserError
-    from llmbench.results.store import RunFolder
-    from llmbench.submit.passed_on import RunOptions
-
-    if resume is not None:
-        if any((suite, workload, mode, world_size, change, data, python, out, device is not DeviceKind.auto)):
-            raise UserError("--resume goes on with a run as it was begun", "leave the suite and the other choices out")
-        RunFolder(resume).read_run()
-        return RunOptions(None, resume=str(resume.absolute()))
-    return RunOptions(
-        suite,
-        workload or (),
-        mode or (),
-        world_size or (),
-        change or (),
-        device.value,
-        data,
-        interpreter(python) if python else None,
-    )
-
-
-def _nodes_before(resume: Path | None) -> list[Node]:
-    """The nodes of the run that is gone on with; none of a new one."""
-    from llmbench.results.store import RunFolder
-
-    return RunFolder(resume).read_run().nodes if resume else []
-
-
-def _cases_before(resume: str) -> int:
-    from llmbench.results.store import RunFolder
-
-    return len(RunFolder(Path(resume)).read_run().cases)
-
-
-def _checked_suite(passed: RunOptions, options: SlurmOptions) -> int:
-    """How many cases it has. What is wrong with it is told here and now, not by the job.
-
-    Raises:
-        UserError: there is no such suite, or it has no such cases.
-    """
-    from llmbench.errors import UserError
-    from llmbench.launch.foreign import lookup
-    from llmbench.suite.cases import resolve
-    from llmbench.suite.load import find, shipped
-
-    if passed.suite is None:
-        raise UserError("which suite?", f"shipped: {', '.join(shipped())}; or the path of a TOML file, or --resume DIR")
-    known = lookup(passed.python or sys.executable)
-    file = find(passed.suite, known)
-    cases = resolve(
-        file,
-        lookup=known,
-        workloads=list(passed.workloads) or None,
-        modes=list(passed.modes) or None,
-        world_sizes=list(passed.world_sizes) or [options.nodes * options.ranks_per_node],
-        changes=passed.changes,
-    )
-    return len(cases)
-
-
-def _names(passed: RunOptions, out: Path | None) -> tuple[str, Path]:
-    """The name of the suite, and the absolute folder of the run."""
-    from llmbench.launch.session import new_id
-    from llmbench.results.store import RunFolder
-
-    if passed.resume is not None:
-        run = Path(passed.resume)
-        return RunFolder(run).read_run().suite, run
-    assert passed.suite is not None
-    return Path(passed.suite).stem, (out or Path("reports", "runs", new_id())).absolute()
 
 
 def _run_command(options: SlurmOptions, passed: RunOptions, run: Path) -> list[str]:
@@ -224,35 +149,17 @@ def _plan(options: SlurmOptions, passed: RunOptions, name: str, run: Path, jobs:
 
 def _submitted(options: SlurmOptions, passed: RunOptions, name: str, run: Path, jobs: Path, cases: int) -> JobFolder:
     """Writes the script, lets SLURM judge it, and submits it. Nothing is left of what SLURM refuses."""
-    from llmbench.launch.record import utc_now
+    from llmbench.cli.submit.jobs import new_job
     from llmbench.launch.session import new_id
-    from llmbench.results.redact import command as redacted
     from llmbench.submit import sbatch
-    from llmbench.submit.jobs import Job, JobFolder
+    from llmbench.submit.jobs import JobFolder
     from llmbench.submit.slurm import check, send
 
-    folder = JobFolder.create(jobs.absolute(), new_id())
-    file = folder.path / "job.sh"
-    try:
+    with JobFolder.create(jobs.absolute(), new_id()) as folder:
+        file = folder.path / "job.sh"
         text = sbatch.script(options, _run_command(options, passed, run), name, folder.path, Path.cwd())
         file.write_text(text, encoding="utf-8")
         check(options, file, folder.path)
         system_id = send(options, file, folder.path)
-    except BaseException:  # Ctrl-C too
-        folder.discard()
-        raise
-    folder.write(
-        Job(
-            id=folder.path.name,
-            kind="slurm",
-            system_id=system_id,
-            suite=name,
-            nodes=options.nodes,
-            run=str(run),
-            cases=cases,
-            submitted_at=utc_now(),
-            command=redacted(["llmbench", *sys.argv[1:]]),
-            working_folder=str(Path.cwd()),
-        )
-    )
+    folder.write(new_job(folder, "slurm", system_id, name, options.nodes, str(run), cases))
     return folder

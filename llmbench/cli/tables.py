@@ -110,8 +110,12 @@ def _aligned(row: list[str], widths: list[int]) -> list[str]:
     return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
 
 
-def summary(run: Run, records: list[Record], folder: Path, report: Path) -> str:
-    """The end of a run: what came out, what is wrong, where the report is, what to do next."""
+def summary(run: Run, records: list[Record], folder: Path, report: Path, again: str | None = None) -> str:
+    """The end of a run: what came out, what is wrong, where the report is, what to do next.
+
+    Args:
+        again: how what is missing or failed is run; by default as a run on these machines.
+    """
     ran = [record for record in records if record.status != "skipped"]
     skipped = [record for record in records if record.status == "skipped"]
     problems = [record for record in ran if record.status != "ok"]
@@ -132,7 +136,7 @@ def summary(run: Run, records: list[Record], folder: Path, report: Path) -> str:
     parts.append(f"{verdict}\nreport: {report}")
     if problems or missing:
         nodes = f" --nnodes {len(run.nodes)} …, on every node" if len(run.nodes) > 1 else ""
-        parts[-1] += f"\nagain:  llmbench run --resume {folder}{nodes}"
+        parts[-1] += f"\nagain:  {again or f'llmbench run --resume {folder}{nodes}'}"
     return "\n\n".join(filter(None, parts))
 
 

@@ -95,6 +95,7 @@ def test_a_case_that_fails_is_exit_code_3(llmbench: Command, suite: Callable[...
     done = llmbench("submit", "slurm", broken, "--device", "cpu", **variables)
     assert done.returncode == 3, done.stderr
     assert "job 4711: failed (on h0)" in done.stderr
+    assert "again:  llmbench submit slurm --nodes 1 --resume " in done.stdout
 
 
 def test_a_job_without_a_run_says_why(llmbench: Command, quick: Path, variables: Variables) -> None:

@@ -204,7 +204,7 @@ def test_a_job_at_its_wall_limit_closes_its_run(cluster: Slurm, submit: Submissi
     assert record.status == "aborted"
     assert record.error is not None
     assert "of SLURM reached its wall limit (00:" in record.error.message
-    assert f"--resume {submit.run}" in done.stderr
+    assert f"again:  llmbench submit slurm --nodes 2 --resume {submit.run}, with" in done.stdout
 
 
 def test_a_detached_job_is_cancelled(cluster: Slurm, submit: Submission) -> None:

@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -138,6 +140,7 @@ def test_a_case_that_failed_is_code_3(api: Api, submit: Submit, made_run: Callab
     done = submit(*SUBMIT)
     assert done.returncode == 3, done.stderr
     assert "1 of 2 cases have no record yet" in done.stderr
+    assert "again:  the whole suite as before: only a run on a --volume" in done.stdout
 
 
 @pytest.mark.slow
@@ -209,12 +212,9 @@ def test_cancelling_brings_what_is_finished(
     assert len(RunFolder(the_run(tmp_path)).records()) == 1
 
 
-@pytest.mark.slow
-def test_a_volume_is_read_by_a_pod(api: Api, submit: Submit, made_run: Callable[..., Path], tmp_path: Path) -> None:
-    api.logs |= {"llmbench-": "nothing\n"}
-    api.script = [lambda job: [ended(job, 0, 0), ended(job, 1, 0)]]
-    name = submit(*SUBMIT, "--volume", "results", "--detach").stdout.strip()
-    api.logs = {f"llmbench-{name}-reader": log_of(made_run())} | api.logs
+@contextmanager
+def a_reader_that_succeeds(api: Api) -> Iterator[None]:
+    """A kubelet that lets each pod that is made meanwhile run to its end."""
     before = set(api.objects)
 
     def finish() -> bool:
@@ -224,15 +224,35 @@ def test_a_volume_is_read_by_a_pod(api: Api, submit: Submit, made_run: Callable[
             one["status"] = {"phase": "Succeeded", "containerStatuses": [{"name": "reader", "state": state}]}
         return bool(new)
 
-    import threading
-
     kubelet = threading.Thread(target=wait_for, args=(finish,))
     kubelet.start()
-    done = submit("submit", "fetch", name)
+    yield
     kubelet.join()
-    assert done.returncode == 0, done.stderr
-    assert len(RunFolder(the_run(tmp_path)).records()) == 2
+
+
+@pytest.mark.slow
+def test_a_run_on_a_volume_is_read_by_a_pod_and_gone_on_with(
+    api: Api, submit: Submit, made_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    api.script = [lambda job: [ended(job, 0, 0), ended(job, 1, 0)]]
+    name = submit(*SUBMIT, "--volume", "results", "--detach").stdout.strip()
+    api.logs = {f"llmbench-{name}-reader": log_of(made_run(recorded=1)), "llmbench-": "nothing\n"}
+    with a_reader_that_succeeds(api):
+        done = submit("submit", "fetch", name)
+    assert done.returncode == 3, done.stderr
     assert api.objects == {}
+    again = f"submit kubernetes --nodes 2 --image example.com/x:1 --volume results --resume /results/{name}"
+    assert f"again:  llmbench {again}, with the other options" in done.stdout
+    second = submit(*again.split(), "--detach").stdout.strip()
+    (container,) = next(one for one in api.made("jobs"))["spec"]["template"]["spec"]["containers"]
+    words = [*container.get("command", []), *container["args"]]
+    assert words[words.index("--resume") + 1] == f"/results/{name}"
+    assert "smoke" not in words
+    api.logs = {f"llmbench-{second}-reader": log_of(made_run("whole")), "llmbench-": "nothing\n"}
+    with a_reader_that_succeeds(api):
+        done = submit("submit", "fetch", second)
+    assert done.returncode == 0, done.stderr
+    assert sorted(len(RunFolder(run).records()) for run in (tmp_path / "reports" / "runs").iterdir()) == [1, 2]
 
 
 @pytest.mark.slow

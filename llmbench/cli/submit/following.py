@@ -13,7 +13,7 @@ from llmbench.cli.submit.summary import CASE_FAILED, fetched
 
 if TYPE_CHECKING:
     from llmbench.submit.follow import Seen
-    from llmbench.submit.jobs import Job, JobFolder, Submitted
+    from llmbench.submit.jobs import JobFolder, Submitted
 
 
 def follow_to_the_end(submitted: Submitted, out: Path | None = None) -> int:
@@ -33,18 +33,9 @@ def follow_to_the_end(submitted: Submitted, out: Path | None = None) -> int:
         return ending.code
     code = fetched(submitted, out)
     if condition.state != "done" and condition.code != CASE_FAILED:
-        job = folder.read()
-        _say(f"job {job.system_id} did not end well: {condition}", how_to_resume(job))
+        _say(f"job {folder.read().system_id} did not end well: {condition}")
         return code or condition.code or CASE_FAILED
-    if code == CASE_FAILED:
-        _say(how_to_resume(folder.read()))
     return code
-
-
-def how_to_resume(job: Job) -> str:
-    import shlex
-
-    return f"as a job again: llmbench submit {job.kind} --nodes {job.nodes} --resume {shlex.quote(job.run)} …"
 
 
 def detached(folder: JobFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,10 @@ from llmbench.submit.scontrol import fields
 
 NEAR_SECONDS = 120.0  # before the wall limit: a goodbye by then is taken for that of the limit
 ASK_SECONDS = 10.0
+SIGN_SECONDS = 1.5  # for a slurmd to take a connection
 _GONE = ("down", "fail")
+
+Address = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,24 @@ def down_hosts(hosts: Sequence[str]) -> dict[str, str]:
         if host in hosts and (state.endswith("*") or state.startswith(_GONE)):
             found[host] = f"SLURM has it as {state}"
     return found
+
+
+def slurmd_address(host: str) -> Address | None:
+    """Where the slurmd of a host listens; None where SLURM does not tell."""
+    told = _scontrol("node", host)
+    # A node that listens where all do is shown without a port.
+    found = re.search(r"^SlurmdPort\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE)
+    port = told.get("Port") or (found and found[1])
+    return (told["NodeAddr"], int(port)) if port and "NodeAddr" in told else None
+
+
+def answers(address: Address) -> bool:
+    """Whether somebody takes a connection there."""
+    try:
+        socket.create_connection(address, timeout=SIGN_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _address(host: str) -> str:

@@ -27,6 +27,7 @@ from llmbench.launch.step import Layout, Step, command, until
 from llmbench.launch.step_ranks import StepRanks, node_lost
 from llmbench.launch.target import STACK_SECONDS, Outcome, Target
 from llmbench.launch.trains import Needs, OnEvent, Waited
+from llmbench.launch.vanished import Vanished
 from llmbench.paths import PACKAGE
 from llmbench.results.environment import differences, facts_of_node
 from llmbench.results.schema import Node
@@ -215,9 +216,13 @@ class Steps:
     def _watch(self, step: Step, ranks: StepRanks, deadline: Callable[[], float]) -> bool:
         """Waits for the end of a step; whether it has to be ended since its time is over."""
         failed_at = None
+        vanished = Vanished(ranks)
         while not step.wait(LOOK_SECONDS):
             ranks.look()
-            if step.told.first or step.told.lost:
+            step.told.lost |= vanished.look()
+            if step.told.lost:
+                return False
+            if step.told.first:
                 failed_at = failed_at or time.monotonic()
                 if time.monotonic() > failed_at + OTHERS_SECONDS:
                     return False  # a node does not do what srun tells it to

@@ -16,6 +16,7 @@ from llmbench.errors import UserError
 from llmbench.launch.srun_words import Told
 
 ABORT_SECONDS = 10.0  # for srun to end a step that it is asked to end; then SLURM itself is asked
+LOST_SECONDS = 1.0  # for either where a node is lost
 GONE_SECONDS = 5.0  # for srun to leave then
 SPARE_MINUTES = 3  # of SLURM's own limit beyond ours, which can tell who hangs
 # Of the allocation's variables those that would change what a step is asked for below.
@@ -142,9 +143,11 @@ class Step:
         if self._process.poll() is None:
             self.told.ending = True
             self._process.terminate()
-            if not self.wait(ABORT_SECONDS):
+            # A node that is gone never tells that its ranks are.
+            lost = bool(self.told.lost)
+            if not self.wait(LOST_SECONDS if lost else ABORT_SECONDS):
                 self._cancel()
-                if not self.wait(GONE_SECONDS):
+                if not self.wait(LOST_SECONDS if lost else GONE_SECONDS):
                     with suppress(ProcessLookupError):
                         os.killpg(self._process.pid, signal.SIGKILL)
                     self.wait(GONE_SECONDS)

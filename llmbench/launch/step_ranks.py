@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class _File:
 
     Attributes:
         ahead: seconds by which the clock of its host goes before ours, at least; None while nothing is known.
+        heard: when it wrote last, by our clock.
+        over: it has said its last word.
     """
 
     path: Path
@@ -32,7 +34,8 @@ class _File:
     rest: bytes = b""
     state: RankState | None = None
     ahead: float | None = None
-    seen: list[dict[str, Any]] = field(default_factory=list)
+    heard: float = 0.0
+    over: bool = False
 
     def look(self) -> list[dict[str, Any]]:
         """The events that were added since the last look."""
@@ -70,6 +73,7 @@ class StepRanks:
         for rank, file in enumerate(self._files):
             for event in file.look():
                 self._take(rank, file, event)
+                file.heard = time.monotonic()
                 ahead = event["at"] / 1e9 - now
                 file.ahead = ahead if file.ahead is None else max(file.ahead, ahead)
 
@@ -88,16 +92,31 @@ class StepRanks:
                 self._on_event({"event": "phase", "name": self._phase})
         elif name in ("beat", "end"):
             file.state.steps = int(event["step"])
+            file.over = name == "end"
 
     def steps_done(self) -> int | None:
         return min((file.state.steps if file.state else 0 for file in self._files), default=None)
+
+    def silent_hosts(self, seconds: float) -> list[str]:
+        """Hosts of which no rank that is under way wrote for so long, while a rank of another host did."""
+        since = time.monotonic() - seconds
+        silent, heard = [], False
+        for host in self._layout.hosts:
+            files = [self._files[rank] for rank in self._layout.ranks(host)]
+            under_way = [file for file in files if file.state is not None and not file.over]
+            if any(file.heard > since for file in files):
+                heard = True
+            elif under_way:
+                silent.append(host)
+        return silent if heard else []
 
     def outcome(self, told: Told, timed_out: bool) -> Outcome:
         """How the step ended. What srun saw of the ranks is added to their evidence."""
         self.look()
         self._note_ends(told, timed_out)
-        ended = {end.rank for end in told.ends}
-        results = {rank: self._result(rank, wait=not ended and not timed_out) for rank in range(self._layout.size)}
+        well = not (timed_out or told.ends or told.lost or told.refused or told.limit)
+        until = time.monotonic() + (APPEAR_SECONDS if well else 0.0)  # there must be a result of every rank
+        results = {rank: self._result(rank, until) for rank in range(self._layout.size)}
         found = Outcome(
             log=self._log,
             log_begin=self._log_begin,
@@ -149,15 +168,10 @@ class StepRanks:
         how = {"signal": -code} if code < 0 else {"exit": code}
         return {"error": how | {"rank": rank, "host": self._layout.hosts[self._layout.node(rank)]}}
 
-    def _result(self, rank: int, *, wait: bool) -> dict[str, Any]:
-        """What a rank wrote, or nothing.
-
-        Args:
-            wait: it is said to have ended well, so that there must be something.
-        """
+    def _result(self, rank: int, until: float) -> dict[str, Any]:
+        """What a rank wrote, or nothing if that has not appeared by then."""
         file = self._folder / f"result.rank{rank}.json"
-        end = time.monotonic() + (APPEAR_SECONDS if wait else 0.0)
-        while not file.exists() and time.monotonic() < end:
+        while not file.exists() and time.monotonic() < until:
             os.listdir(self._folder)  # lets NFS look anew
             time.sleep(0.1)
         try:

@@ -202,7 +202,7 @@ class Steps:
         begin = time.monotonic()
         step = self._step = Step(command(layout, name, deadline, work), self.environ, log, self._folder)
         try:
-            timed_out = self._watch(step, ranks, lambda: begin + deadline + waited())
+            timed_out = self._watch(step, layout, ranks, lambda: begin + deadline + waited())
         finally:
             step.end()
         step.told.lost |= _silent(step.told, layout) or (down_hosts(layout.hosts) if step.told.refused else {})
@@ -213,7 +213,7 @@ class Steps:
         self._lost |= {host: why for host, why in step.told.lost.items() if host in self._allocation.hosts}
         return outcome
 
-    def _watch(self, step: Step, ranks: StepRanks, deadline: Callable[[], float]) -> bool:
+    def _watch(self, step: Step, layout: Layout, ranks: StepRanks, deadline: Callable[[], float]) -> bool:
         """Waits for the end of a step; whether it has to be ended since its time is over."""
         failed_at = None
         vanished = Vanished(ranks)
@@ -224,8 +224,9 @@ class Steps:
                 return False
             if step.told.first:
                 failed_at = failed_at or time.monotonic()
-                if time.monotonic() > failed_at + OTHERS_SECONDS:
-                    return False  # a node does not do what srun tells it to
+                if time.monotonic() > failed_at + OTHERS_SECONDS:  # a node does not do what srun tells it to
+                    step.told.lost |= vanished.among(_unheard(step.told, layout))
+                    return False
             if time.monotonic() >= deadline():
                 step.ask_for_stacks()
                 step.wait(STACK_SECONDS)
@@ -251,11 +252,15 @@ def _address(host: str) -> str | None:
 
 def _silent(told: Told, layout: Layout) -> dict[str, str]:
     """Why a host is lost that did not even tell how its ranks ended, where srun waited for that in vain."""
-    heard = {end.rank for end in told.ends}
-    silent = [host for host in layout.hosts if heard.isdisjoint(layout.ranks(host))]
-    if not told.unanswered or not heard or told.lost:
+    if not told.unanswered or not told.ends or told.lost:
         return {}
-    return dict.fromkeys(silent, "it gave SLURM no answer when the step was ended")
+    return dict.fromkeys(_unheard(told, layout), "it gave SLURM no answer when the step was ended")
+
+
+def _unheard(told: Told, layout: Layout) -> list[str]:
+    """Hosts of which srun has not said how any rank ended."""
+    heard = {end.rank for end in told.ends}
+    return [host for host in layout.hosts if heard.isdisjoint(layout.ranks(host))]
 
 
 def _appears(file: Path, seconds: float) -> None:

@@ -7,7 +7,7 @@ rank may be stopped, a network disk may be late, a slurmd may be begun anew whil
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from llmbench.cluster.allocation import Address, answers, slurmd_address
 from llmbench.launch.step_ranks import StepRanks
@@ -15,6 +15,7 @@ from llmbench.launch.step_ranks import StepRanks
 SILENT_SECONDS = 8.0  # without a beat of any rank of a host, until its slurmd is asked for a sign of life
 OWED_SECONDS = 2.0  # without a sign of life until the host is lost
 LOOK_SECONDS = 1.0  # between looks
+WHY = "neither its ranks nor its slurmd give a sign of life"
 
 
 class Vanished:
@@ -38,8 +39,11 @@ class Vanished:
         dead = {host for host in self._ranks.silent_hosts(SILENT_SECONDS) if not self._alive(host)}
         self._since = {host: self._since.get(host, now) for host in dead}
         self._next = time.monotonic() + LOOK_SECONDS
-        why = "neither its ranks nor its slurmd give a sign of life"
-        return {host: why for host, since in self._since.items() if now - since >= OWED_SECONDS}
+        return {host: WHY for host, since in self._since.items() if now - since >= OWED_SECONDS}
+
+    def among(self, hosts: Iterable[str]) -> dict[str, str]:
+        """Which of these are gone, that owe SLURM an answer since a rank of another host failed."""
+        return {host: WHY for host in hosts if not self._alive(host)}
 
     def _alive(self, host: str) -> bool:
         """True, too, where nobody knows how to reach it."""

@@ -103,6 +103,12 @@ def test_a_host_that_cannot_be_asked_is_not_lost(
     assert look_for({0, 1}, slurmd=False) == {}
 
 
+def test_a_host_that_owes_an_answer_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vanished, "slurmd_address", lambda host: (host, 6818))
+    looked = Vanished(Disk(tmp_path).ranks, lambda address: address[0] == "h0")
+    assert list(looked.among(["h0", "h1"])) == ["h1"]
+
+
 def test_whether_somebody_takes_a_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address: Address = server.getsockname()

@@ -146,7 +146,8 @@ class Step:
             # A node that is gone never tells that its ranks are.
             lost = bool(self.told.lost)
             if not self.wait(LOST_SECONDS if lost else ABORT_SECONDS):
-                self._cancel()
+                # Beside us: scancel waits long for a node that is gone.
+                threading.Thread(target=self._cancel, name="scancel", daemon=True).start()
                 if not self.wait(LOST_SECONDS if lost else GONE_SECONDS):
                     with suppress(ProcessLookupError):
                         os.killpg(self._process.pid, signal.SIGKILL)

@@ -54,7 +54,7 @@ class RunFolder:
         """
         folder = cls(path)
         try:
-            if folder._run_file.exists() or folder._records_file.exists():
+            if folder.run_file.exists() or folder._records_file.exists():
                 raise UserError(
                     f"{path} holds a run already",
                     f"continue it with --resume {path}, or choose another folder with --out",
@@ -67,7 +67,7 @@ class RunFolder:
         return folder
 
     @property
-    def _run_file(self) -> Path:
+    def run_file(self) -> Path:
         return self.path / "run.json"
 
     @property
@@ -96,7 +96,7 @@ class RunFolder:
 
     def read_run(self) -> Run:
         """Raises: UserError: no run there, or not a run that this version can read."""
-        return parse(Run, self._run_text(), self._run_file)
+        return parse(Run, self._run_text(), self.run_file)
 
     def recorded_run(self) -> Run:
         """The run as far as it can be read; what cannot is added to ``damage``.
@@ -106,23 +106,23 @@ class RunFolder:
         """
         text = self._run_text()
         try:
-            run, damage = run_of(text, self._run_file)
+            run, damage = run_of(text, self.run_file)
         except ValidationError as error:
-            raise unreadable(error, self._run_file) from None
+            raise unreadable(error, self.run_file) from None
         self._damage |= dict.fromkeys(damage)
         return run
 
     def _run_text(self) -> bytes:
         try:
-            return self._run_file.read_bytes()
+            return self.run_file.read_bytes()
         except OSError as error:
             raise UserError(
-                f"{self.path} is not a run: {self._run_file.name}: {error.strerror}",
+                f"{self.path} is not a run: {self.run_file.name}: {error.strerror}",
                 "name the folder that `llmbench run` wrote (its --out)",
             ) from None
 
     def write_run(self, run: Run) -> None:
-        write_atomically(self._run_file, run.model_dump_json(by_alias=True, indent=2) + "\n")
+        write_atomically(self.run_file, run.model_dump_json(by_alias=True, indent=2) + "\n")
 
     def append(self, record: Record) -> None:
         """Adds a record; on return it survives ``kill -9`` and a power cut."""

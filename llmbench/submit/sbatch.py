@@ -17,6 +17,21 @@ _TIME = re.compile(r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+
 
 
 @dataclass(frozen=True)
+class Run:
+    """What a job does, once, on its first node.
+
+    Attributes:
+        begin: the command that runs the suite.
+        resume: the command that goes on with the run.
+        begun: the file that is there when the run has begun.
+    """
+
+    begin: Sequence[str]
+    resume: Sequence[str]
+    begun: Path
+
+
+@dataclass(frozen=True)
 class SlurmOptions:
     """What the job needs of SLURM.
 
@@ -53,11 +68,10 @@ class SlurmOptions:
                 raise UserError(f"--setup {line!r}: more than one line", "give --setup once for each line")
 
 
-def script(options: SlurmOptions, run: Sequence[str], name: str, job_folder: Path, working_folder: Path) -> str:
+def script(options: SlurmOptions, run: Run, name: str, job_folder: Path, working_folder: Path) -> str:
     """The script of a job.
 
     Args:
-        run: the command that runs the suite, once, on the first node.
         name: of the suite.
         job_folder: where its output goes; on a disk that the nodes share.
         working_folder: in which it works.
@@ -74,7 +88,7 @@ def script(options: SlurmOptions, run: Sequence[str], name: str, job_folder: Pat
         # Whole nodes: whoever shares one with others measures them, too.
         "exclusive": "",
         "mem": "0",
-        # A job that SLURM began again by itself would meet its own run.
+        # Whoever wants SLURM to begin it again by itself says so: --requeue
         "no-requeue": "",
         # A case whose node is lost has failed; those that need only the others go on.
         "no-kill": "",
@@ -86,6 +100,7 @@ def script(options: SlurmOptions, run: Sequence[str], name: str, job_folder: Pat
     code = shlex.quote(str(job_folder / CODE_FILE))
     lines += [
         "",
+        f"rm -f {code}",
         f"keep() {{ echo $? > {code}.tmp && mv {code}.tmp {code}; }}",
         "trap keep EXIT",
         f"cd {shlex.quote(str(working_folder))} || exit 2",
@@ -93,11 +108,14 @@ def script(options: SlurmOptions, run: Sequence[str], name: str, job_folder: Pat
         "",
         "# Started once, on the first node; each parallel case becomes one srun step on all of them.",
         "# In the background: a signal of SLURM (wall limit, scancel) reaches bash, which passes it on at once.",
-        f"{shlex.join(run)} &",
-        "llmbench=$!",
-        "trap 'kill -TERM \"$llmbench\" 2>/dev/null' TERM INT",
-        'wait "$llmbench"; code=$?',
-        'while kill -0 "$llmbench" 2>/dev/null; do wait "$llmbench"; code=$?; done',
+        f"llmbench=({shlex.join(run.begin)})",
+        "# Submitted or begun again, it goes on with its run.",
+        f"[ -e {shlex.quote(str(run.begun))} ] && llmbench=({shlex.join(run.resume)})",
+        '"${llmbench[@]}" &',
+        "pid=$!",
+        "trap 'kill -TERM \"$pid\" 2>/dev/null' TERM INT",
+        'wait "$pid"; code=$?',
+        'while kill -0 "$pid" 2>/dev/null; do wait "$pid"; code=$?; done',
         'exit "$code"',
     ]
     return "\n".join(lines) + "\n"

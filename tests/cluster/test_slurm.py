@@ -190,7 +190,7 @@ def in_training(run: Path) -> bool:
     return len(found) == 2 and all('"step": ' in (text := file.read_text()) and "warmup" in text for file in found)
 
 
-def test_a_job_at_its_wall_limit_closes_its_run(cluster: Slurm, submit: Submission) -> None:
+def test_a_job_at_its_wall_limit_closes_its_run_and_submitted_again_goes_on(cluster: Slurm, submit: Submission) -> None:
     """It is told a minute before; what was in flight says why it has no result."""
     (submit.folder / "slow").touch()
     process = submit.start("slurm", submit.suite(WAITS), "-N", 2, "-t", 20, "--out", submit.run)
@@ -205,6 +205,12 @@ def test_a_job_at_its_wall_limit_closes_its_run(cluster: Slurm, submit: Submissi
     assert record.error is not None
     assert "of SLURM reached its wall limit (00:" in record.error.message
     assert f"again:  llmbench submit slurm --nodes 2 --resume {submit.run}, with" in done.stdout
+    (submit.folder / "slow").unlink()
+    (script,) = (submit.folder / "reports" / "jobs").glob("*/job.sh")
+    cluster.sbatch(script, submit.folder)
+    run = RunFolder(submit.run).read_run()
+    assert (run.status, run.resumed) == ("done", 1)
+    assert {record.status for record in submit.records().values()} == {"ok"}
 
 
 def test_a_detached_job_is_cancelled(cluster: Slurm, submit: Submission) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from llmbench.errors import UserError
 from llmbench.submit.passed_on import RunOptions
-from llmbench.submit.sbatch import SlurmOptions, command, script
+from llmbench.submit.sbatch import Run, SlurmOptions, command, script
 
 PLAN = """\
 #!/bin/bash
@@ -28,6 +29,7 @@ PLAN = """\
 #SBATCH --open-mode=append
 #SBATCH --signal=B:TERM@60
 
+rm -f /jobs/1/exit_code
 keep() { echo $? > /jobs/1/exit_code.tmp && mv /jobs/1/exit_code.tmp /jobs/1/exit_code; }
 trap keep EXIT
 cd /work || exit 2
@@ -35,15 +37,22 @@ module load cuda
 
 # Started once, on the first node; each parallel case becomes one srun step on all of them.
 # In the background: a signal of SLURM (wall limit, scancel) reaches bash, which passes it on at once.
-python -m llmbench run smoke-ddp &
+llmbench=(python -m llmbench run smoke-ddp)
+# Submitted or begun again, it goes on with its run.
+[ -e /runs/1/run.json ] && llmbench=(python -m llmbench run --resume /runs/1)
+"${llmbench[@]}" &
 """
+
+
+def run(*command: str, resume: Sequence[str] = (), begun: Path = Path("/nowhere")) -> Run:
+    return Run(command, resume, begun)
 
 
 def test_a_script_as_it_is_written() -> None:
     options = SlurmOptions(2, 8, None, "gpu", "30", "lab", ["module load cuda"])
-    text = script(
-        options, ["python", "-m", "llmbench", "run", "smoke-ddp"], "smoke-ddp", Path("/jobs/1"), Path("/work")
-    )
+    llmbench = ["python", "-m", "llmbench", "run"]
+    work = Run([*llmbench, "smoke-ddp"], [*llmbench, "--resume", "/runs/1"], Path("/runs/1/run.json"))
+    text = script(options, work, "smoke-ddp", Path("/jobs/1"), Path("/work"))
     assert text.startswith(PLAN)
     assert_bash_takes(text)
 
@@ -62,22 +71,28 @@ def test_hostile_names_stay_names(name: str, tmp_path: Path) -> None:
     work, jobs = tmp_path / f"work {name}", tmp_path / f"jobs {name}"
     work.mkdir()
     jobs.mkdir()
-    run = RunOptions(f"./{name}", workloads=[name], changes=[f"a={name}"], data=name).arguments(f"/runs/{name}")
-    text = script(SlurmOptions(1), ["bash", "-c", 'printf "%s\\n" "$PWD" "$@"; exit 3', "me", *run], name, jobs, work)
+    words = RunOptions(f"./{name}", workloads=[name], changes=[f"a={name}"], data=name).arguments(f"/runs/{name}")
+    prints = ["bash", "-c", 'printf "%s\\n" "$PWD" "$@"; exit 3', "me"]
+    begun = tmp_path / f"run {name}"
+    doing = run(*prints, *words, resume=[*prints, f"again {name}"], begun=begun)
+    text = script(SlurmOptions(1), doing, name, jobs, work)
     assert_bash_takes(text)
     done = subprocess.run(["bash"], input=text, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 3
-    assert done.stdout.splitlines() == [str(work), *run]
+    assert done.stdout.splitlines() == [str(work), *words]
     assert (jobs / "exit_code").read_text() == "3\n"
     assert sorted(file.name for file in jobs.iterdir()) == ["exit_code"]
     assert not list(tmp_path.rglob("pwned"))
+    begun.touch()
+    done = subprocess.run(["bash"], input=text, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == [str(work), f"again {name}"]
     assert all(" " not in line.partition("=")[2] for line in text.splitlines() if line.startswith("#SBATCH"))
 
 
 def test_a_goodbye_is_passed_on_and_the_code_is_kept(tmp_path: Path) -> None:
     """SLURM signals the shell only; whoever works in it takes its time to close."""
     waits = "trap 'sleep 0.2; echo closed; exit 143' TERM; echo ready; while :; do sleep 0.05; done"
-    text = script(SlurmOptions(1), ["bash", "-c", waits], "s", tmp_path, tmp_path)
+    text = script(SlurmOptions(1), run("bash", "-c", waits), "s", tmp_path, tmp_path)
     process = subprocess.Popen(["bash", "-c", text], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -88,7 +103,7 @@ def test_a_goodbye_is_passed_on_and_the_code_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_setup_that_fails_leaves_its_code(tmp_path: Path) -> None:
-    text = script(SlurmOptions(1, setup=["exit 9"]), ["true"], "s", tmp_path, tmp_path)
+    text = script(SlurmOptions(1, setup=["exit 9"]), run("true"), "s", tmp_path, tmp_path)
     assert subprocess.run(["bash", "-c", text]).returncode == 9
     assert (tmp_path / "exit_code").read_text() == "9\n"
 

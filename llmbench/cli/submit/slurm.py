@@ -27,7 +27,7 @@ from llmbench.cli.submit.options import DEFAULT, JobsFolder
 if TYPE_CHECKING:
     from llmbench.submit.jobs import JobFolder
     from llmbench.submit.passed_on import RunOptions
-    from llmbench.submit.sbatch import SlurmOptions
+    from llmbench.submit.sbatch import Run, SlurmOptions
 
 
 def slurm(
@@ -130,11 +130,18 @@ def slurm(
     raise typer.Exit(follow_to_the_end(SlurmJob(folder)))
 
 
-def _run_command(options: SlurmOptions, passed: RunOptions, run: Path) -> list[str]:
+def _run(options: SlurmOptions, passed: RunOptions, run: Path) -> Run:
+    from llmbench.results.store import RunFolder
+    from llmbench.submit.passed_on import RunOptions
+    from llmbench.submit.sbatch import Run
     from llmbench.submit.slurm import run_command
 
     nodes = ["--nnodes", str(options.nodes), "--nproc-per-node", str(options.ranks_per_node)]
-    return run_command(sys.executable, [*passed.arguments(str(run)), *nodes])
+    begin, resume = (
+        run_command(sys.executable, [*each.arguments(str(run)), *nodes])
+        for each in (passed, RunOptions(None, resume=str(run)))
+    )
+    return Run(begin, resume, RunFolder(run).run_file)
 
 
 def _plan(options: SlurmOptions, passed: RunOptions, name: str, run: Path, jobs: Path) -> None:
@@ -143,7 +150,7 @@ def _plan(options: SlurmOptions, passed: RunOptions, name: str, run: Path, jobs:
     from llmbench.submit import sbatch
 
     folder = jobs.absolute() / "ID"
-    typer.echo(sbatch.script(options, _run_command(options, passed, run), name, folder, Path.cwd()), nl=False)
+    typer.echo(sbatch.script(options, _run(options, passed, run), name, folder, Path.cwd()), nl=False)
     typer.echo(f"\n# {shlex.join(sbatch.command(options, folder / 'job.sh', folder))}")
 
 
@@ -157,7 +164,7 @@ def _submitted(options: SlurmOptions, passed: RunOptions, name: str, run: Path, 
 
     with JobFolder.create(jobs.absolute(), new_id()) as folder:
         file = folder.path / "job.sh"
-        text = sbatch.script(options, _run_command(options, passed, run), name, folder.path, Path.cwd())
+        text = sbatch.script(options, _run(options, passed, run), name, folder.path, Path.cwd())
         file.write_text(text, encoding="utf-8")
         check(options, file, folder.path)
         system_id = send(options, file, folder.path)

@@ -148,7 +148,7 @@ class PytestSide:
         job = result.with_name("job.json")
         job.write_text(json.dumps(self._job(socket, result)), encoding="utf-8")
         start = str(PACKAGE / "worker" / "start.py")
-        arguments = self._arguments(result.with_name("cache"))
+        arguments = self._arguments(result.parent)
         hung = False
         with open(log, "ab") as output:
             with self._lock:
@@ -196,10 +196,16 @@ class PytestSide:
             "other": str(self._other.resolve()) if self._other else None,
         }
 
-    def _arguments(self, cache: Path) -> list[str]:
-        """For its pytest; a revision that has the configuration file is read with its own."""
+    def _arguments(self, folder: Path) -> list[str]:
+        """For its pytest; a revision that has the configuration file is read with its own.
+
+        Args:
+            folder: for what it keeps. In the usual place for temporary files it would clean up, at its end, after
+                those that ran before it; a side that is waited for has no time for that.
+        """
         config, root = self._test.config, self._tree.root
-        found = ["-s", "-o", f"cache_dir={cache}", "-o", "faulthandler_timeout=0", "--rootdir", str(root)]
+        found = ["-s", "-o", f"cache_dir={folder / 'cache'}", f"--basetemp={folder / 'tmp'}"]
+        found += ["-o", "faulthandler_timeout=0", "--rootdir", str(root)]
         if config.inipath is not None and config.inipath.is_relative_to(config.rootpath):
             file = root / config.inipath.relative_to(config.rootpath)
             found += ["-c", str(file)] if file.exists() else []

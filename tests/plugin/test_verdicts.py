@@ -61,6 +61,7 @@ class TestSteps:
     @pytest.mark.parametrize("name", ["a b", "[c]::d"])
     def test_step(self, model, name, lockstep, tmp_path):
         (tmp_path / "mine").touch()
+        assert "llmbench-side-" in str(tmp_path)  # of this side alone: at its end it cleans up after nobody else
         lockstep(model.step)
 
 def test_ordinary(model):

@@ -75,11 +75,6 @@ class Slurm:
         hours, minutes, _ = map(int, ran.split(":"))
         self._ask("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + 1}")
 
-    def sbatch(self, script: Path, folder: Path) -> None:
-        """Submits a script by hand; returns when the job has ended well."""
-        environ = {**os.environ, **self.variables}
-        subprocess.run(["sbatch", "--wait", script], env=environ, cwd=folder, capture_output=True, check=True)
-
     def _ask(self, *command: str) -> str:
         done = subprocess.run(command, env={**os.environ, **self.variables}, capture_output=True, text=True)
         return done.stdout.strip()

@@ -81,6 +81,13 @@ class Submission:
     def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         return finished(self.start(*arguments))
 
+    def by_hand(self) -> None:
+        """Gives SLURM the script of the job once more; returns when the job has ended well."""
+        (script,) = self.folder.glob("reports/jobs/*/job.sh")
+        command = ["sbatch", "--wait", "--output=again.out", script]
+        done = subprocess.run(command, cwd=self.folder, env=self._environment, capture_output=True, text=True)
+        assert done.returncode == 0, (done.stderr, (self.folder / "again.out").read_text())
+
     def suite(self, text: str) -> Path:
         file = self.folder / "mine.toml"
         file.write_text(text, encoding="utf-8")
@@ -206,8 +213,7 @@ def test_a_job_at_its_wall_limit_closes_its_run_and_submitted_again_goes_on(clus
     assert "of SLURM reached its wall limit (00:" in record.error.message
     assert f"again:  llmbench submit slurm --nodes 2 --resume {submit.run}, with" in done.stdout
     (submit.folder / "slow").unlink()
-    (script,) = (submit.folder / "reports" / "jobs").glob("*/job.sh")
-    cluster.sbatch(script, submit.folder)
+    submit.by_hand()
     run = RunFolder(submit.run).read_run()
     assert (run.status, run.resumed) == ("done", 1)
     assert {record.status for record in submit.records().values()} == {"ok"}

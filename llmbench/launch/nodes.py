@@ -15,14 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmbench import __version__
 from llmbench.cluster.channel import Asking, Leader
 from llmbench.errors import UserError
+from llmbench.launch.first_node import FirstNode, described
 from llmbench.launch.share import fill, free_port, interface_of, unpacked
 from llmbench.launch.target import Outcome, Target
 from llmbench.launch.together import Part, is_consequence, together
 from llmbench.launch.trains import Needs, OnEvent, Waited
-from llmbench.results.environment import differences, facts_of_node
 from llmbench.results.schema import Node
 
 PREPARE_SECONDS = 3600.0  # data may have to be fetched
@@ -32,11 +31,9 @@ PART_BYTES = 8 << 20
 LATE_SECONDS = 15.0  # for a node to tell how its share ended, beyond its deadline
 OWN_SECONDS = 3.0  # for a node to tell by itself what another only is a consequence of
 LOOK_SECONDS = 0.2
-# What another environment makes another training; the rest of a node's facts are said, and tolerated.
-_DECISIVE = ("torch.version", "torch.threads", "torch.cuda", "python.version", "devices", "llmbench")
 
 
-class Nodes:
+class Nodes(FirstNode):
     """Node 0 and those that follow it.
 
     Args:
@@ -46,29 +43,15 @@ class Nodes:
     """
 
     def __init__(self, leader: Leader, local: Target, processes: Sequence[int]) -> None:
-        self._leader, self._local, self._processes = leader, local, list(processes)
+        super().__init__(local)
+        self._leader, self._processes = leader, list(processes)
         self._files: dict[tuple[str, int, int], str] = {}
         self._running: Asking | None = None
         self._number = 0
 
-    @property
-    def python(self) -> str:
-        return self._local.python
-
-    @property
-    def environ(self) -> Mapping[str, str]:
-        return self._local.environ
-
-    @property
-    def hello(self) -> Mapping[str, Any]:
-        return self._local.hello
-
     def begin(self, preload: Sequence[str]) -> None:
         """Lets all start their interpreters."""
         self._leader.start({node: {"do": "begin", "preload": list(preload)} for node in self._others()})
-
-    def ready(self) -> Mapping[str, Any]:
-        return self._local.ready()
 
     def prepare(self, needs: Needs) -> list[Node]:
         """Makes all nodes ready.
@@ -92,26 +75,15 @@ class Nodes:
                         f"{self._name(node)} has other data than node 0: {name}",
                         "the same --data, llmbench and tokenizers on every node",
                     )
-        environments = [needs.environment, *(replies[node].value or {} for node in self._others())]
-        nodes = self._nodes([environments[0], *(found["environment"] for found in environments[1:])])
-        if needs.nodes:
-            same_as_before(needs.nodes, nodes)
-        return nodes
-
-    def _nodes(self, environments: Sequence[Mapping[str, Any]]) -> list[Node]:
-        facts = [facts_of_node(environment, __version__) for environment in environments]
-        return [
-            Node(
-                node_rank=node,
-                host=self._leader.hosts[node],
-                address=self._leader.addresses.get(node),
-                processes=self._processes[node],
-                devices=[str(device.get("name")) for device in environments[node].get("devices", [])],
-                facts=facts[node],
-                differences=[str(each) for each in differences(facts[0], facts[node])],
-            )
-            for node in range(len(environments))
-        ]
+        others = [(replies[node].value or {})["environment"] for node in self._others()]
+        nodes = range(self._leader.place.nnodes)
+        return described(
+            [self._leader.hosts[node] for node in nodes],
+            [self._leader.addresses.get(node) for node in nodes],
+            self._processes,
+            [needs.environment, *others],
+            needs.nodes,
+        )
 
     def run(
         self,
@@ -335,16 +307,3 @@ def _is_cause(message: Mapping[str, Any] | None) -> bool:
     if message is None:
         return True  # it is lost
     return _failed(message) and not is_consequence(message["result"])
-
-
-def same_as_before(before: Sequence[Node], now: Sequence[Node]) -> None:
-    """Raises: UserError: a resumed run has other nodes than it began with; hosts may be others that are alike."""
-    if len(before) != len(now):
-        raise UserError(f"the run began on {len(before)} nodes, now there are {len(now)}", f"--nnodes {len(before)}")
-    for was, is_ in zip(before, now, strict=True):
-        facts = [{key: node.facts[key] for key in _DECISIVE if key in node.facts} for node in (was, is_)]
-        if changed := differences(*facts):
-            raise UserError(
-                f"node {is_.node_rank} ({is_.host}) changed since the run began: {', '.join(map(str, changed))}",
-                "a run is of one environment; start a new one",
-            )

@@ -12,14 +12,13 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmbench import __version__
 from llmbench.cluster.allocation import Allocation, down_hosts
 from llmbench.errors import UserError
-from llmbench.launch.nodes import same_as_before
+from llmbench.launch.first_node import FirstNode, described
 from llmbench.launch.share import free_port
 from llmbench.launch.shared_files import SharedFiles
 from llmbench.launch.srun_words import Told
@@ -29,7 +28,6 @@ from llmbench.launch.target import STACK_SECONDS, Outcome, Target
 from llmbench.launch.trains import Needs, OnEvent, Waited
 from llmbench.launch.vanished import Vanished
 from llmbench.paths import PACKAGE
-from llmbench.results.environment import differences, facts_of_node
 from llmbench.results.schema import Node
 
 DESCRIBE_SECONDS = 600.0  # for all nodes to import torch, from a cold network disk
@@ -38,7 +36,7 @@ OTHERS_SECONDS = 5.0  # for srun to end the other ranks after one has ended badl
 LEAVE_SECONDS = 10.0  # for a shared disk to show what a rank wrote before its end
 
 
-class Steps:
+class Steps(FirstNode):
     """An allocation of SLURM.
 
     Args:
@@ -51,7 +49,8 @@ class Steps:
     def __init__(
         self, allocation: Allocation, local: Target, per_node: int, run: Path, folder: str | None = None
     ) -> None:
-        self._allocation, self._local, self._per_node, self._run = allocation, local, per_node, run.absolute()
+        super().__init__(local)
+        self._allocation, self._per_node, self._run = allocation, per_node, run.absolute()
         self._folder = folder
         self._files = SharedFiles(run)
         self._lost: dict[str, str] = {}
@@ -66,21 +65,6 @@ class Steps:
         self.kill_job()
         self._files.remove()
 
-    @property
-    def python(self) -> str:
-        return self._local.python
-
-    @property
-    def environ(self) -> Mapping[str, str]:
-        return self._local.environ
-
-    @property
-    def hello(self) -> Mapping[str, Any]:
-        return self._local.hello
-
-    def ready(self) -> Mapping[str, Any]:
-        return self._local.ready()
-
     def prepare(self, needs: Needs) -> list[Node]:
         """Asks every node what it is.
 
@@ -94,22 +78,13 @@ class Steps:
             found = self._describe(needs.device, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        facts = [facts_of_node(each["environment"], __version__) for each in found]
-        nodes = [
-            Node(
-                node_rank=number,
-                host=each["host"],
-                address=_address(self._allocation.hosts[number]),
-                processes=self._per_node,
-                devices=[str(device.get("name")) for device in each["environment"].get("devices", [])],
-                facts=facts[number],
-                differences=[str(difference) for difference in differences(facts[0], facts[number])],
-            )
-            for number, each in enumerate(found)
-        ]
-        if needs.nodes:
-            same_as_before(needs.nodes, nodes)
-        return nodes
+        return described(
+            [each["host"] for each in found],
+            [_address(host) for host in self._allocation.hosts],
+            [self._per_node] * len(found),
+            [each["environment"] for each in found],
+            needs.nodes,
+        )
 
     def _describe(self, device: str, folder: Path) -> list[dict[str, Any]]:
         module = [sys.executable, "-m", "llmbench.launch.describe_node", self.python, device, str(folder.resolve())]

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from llmbench.report.scan import scan_page
 from llmbench.report.scan.page import CARRIED_TESTS
-from llmbench.results.scan import Gate, PairTest, Scan, ScanNode, SlowLink, Truth
+from llmbench.results.scan import Gate, PairTest, Point, Scan, ScanNode, SlowLink, Truth
 from llmbench.stats.scan.document import simulated_scan
 from llmbench.stats.scan.simulate import parse_spec
 from tests.report.html_reader import Page
@@ -111,6 +111,47 @@ def test_all_nodes_are_rows_and_the_urgent_ones_first(scanned, page):
     assert json.loads(scanned.model_dump_json()) == {k: v for k, v in page.data.items() if k != "records"}
 
 
+def measured(scan):
+    """The same scan with curves, as of real pairs: half the bandwidth at 64 KiB; all_reduce twice that of sendrecv."""
+
+    def points(test):
+        if test.bus_bandwidth_bytes_per_s is None:
+            return []
+        return [
+            Point(
+                collective=name,
+                message_bytes=message,
+                bus_bandwidth_bytes_per_s=test.bus_bandwidth_bytes_per_s * twice * part,
+            )
+            for name, twice in (("all_reduce", 2.0), ("sendrecv", 1.0))
+            for message, part in ((65536, 0.5), (16 << 20, 1.0))
+        ]
+
+    return scan.model_copy(
+        update={"pairs": [test.model_copy(update={"points": points(test)}) for test in scan.pairs], "simulated": False}
+    )
+
+
+def test_bandwidth_by_size_is_shown_for_all_pairs_and_each_low_one(scanned):
+    page = assert_safe(scan_page(measured(scanned)))
+    table = page.one("table", class_="sizes")
+    told = [" ".join(row.text.split()) for row in page.all("tr") if row.text.strip().startswith(("all_", "sendrecv"))]
+    assert "64.0 KiB 16.0 MiB" in " ".join(table.text.split())
+    pairs = sum(test.verdict == "ok" for test in scanned.pairs)
+    assert told[0].startswith(f"all_reduce median of {pairs} fast pairs ")
+    low = sorted(
+        (test for test in scanned.pairs if test.verdict == "low"), key=lambda test: test.bus_bandwidth_bytes_per_s
+    )
+    assert told[1].startswith(f"all_reduce ▼ low {low[0].a} – {low[0].b} ")
+    assert told[1].count("(−") == 2
+    assert len(told) == 2 * (1 + min(len(low), 8))
+
+
+def test_without_curves_there_is_no_table_of_sizes(page):
+    assert not page.all("table", class_="sizes")
+    assert "#sizes" not in page.source
+
+
 def test_pair_tests_are_listed_the_low_ones_first(scanned, page):
     tables = page.all("table", class_="tests")
     low = sum(test.verdict == "low" for test in scanned.pairs)
@@ -179,6 +220,10 @@ def hostile():
         for metric in ("bus_bandwidth", HOSTILE)
     ]
     test = PairTest(a=HOSTILE, b="b", round=1, bus_bandwidth_bytes_per_s=math.nan, verdict="low", reason=HOSTILE)
+    test.points = [
+        Point(collective=HOSTILE, message_bytes=message, bus_bandwidth_bytes_per_s=value)
+        for message, value in ((0, 0.0), (1, math.nan), (2**62, 1e308))
+    ]
     return simulated("nodes=4").model_copy(
         update={
             "nodes": [node, ScanNode(name="b", verdict="ok", evidence="", estimates={HOSTILE: -1e308})],
@@ -241,6 +286,16 @@ def documents(draw):
                     "round": st.integers(0, 10**9),
                     "bus_bandwidth_bytes_per_s": NUMBERS,
                     "verdict": st.sampled_from(["failed", "low", "unknown", "ok"]),
+                    "points": st.lists(
+                        st.fixed_dictionaries(
+                            {
+                                "collective": NAMES,
+                                "message_bytes": st.integers(0, 2**62),
+                                "bus_bandwidth_bytes_per_s": NUMBERS,
+                            }
+                        ),
+                        max_size=3,
+                    ),
                 }
             ),
             max_size=6,
@@ -270,7 +325,7 @@ def written(tmp_path_factory, scanned):
     folder = tmp_path_factory.mktemp("scan")
     pages = {
         "found": scanned,
-        "small": simulated("nodes=12,slow=2,links=1,dead=1"),
+        "small": measured(simulated("nodes=12,slow=2,links=1,dead=1")),
         "large": simulated("nodes=1024,slow=3,links=2,seed=4"),
         "nothing": simulated("nodes=40"),
         "one": simulated("nodes=1"),

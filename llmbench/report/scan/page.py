@@ -16,6 +16,7 @@ from llmbench.report.page import render
 from llmbench.report.scan.distribution import distribution
 from llmbench.report.scan.grid import MATRIX, kinds, pair_grid
 from llmbench.report.scan.headline import NODE_VERDICTS, TEST_VERDICTS, headline, sharing, slurm_option
+from llmbench.report.scan.sizes import by_size
 from llmbench.report.scan.tables import node_rows, records, speed, test_rows
 from llmbench.report.verdict import Pill, Verdict, pills
 from llmbench.results.scan import BUS_BANDWIDTH, Gate, Scan
@@ -82,6 +83,7 @@ def scan_page(scan: Scan) -> str:
         small=len(scan.nodes) <= MATRIX,
         legend=kinds(scan, gates.get(BUS_BANDWIDTH)),
         titles=[(gate.metric, metric_title(gate.metric)) for gate in scan.gates],
+        sizes=by_size(scan),
         nodes=node_rows(scan),
         told=any(node.verdict != "ok" for node in scan.nodes),
         tests=tests[:_OPEN_TESTS],

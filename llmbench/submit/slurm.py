@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,11 +110,13 @@ def check(options: sbatch.SlurmOptions, file: Path, job_folder: Path) -> None:
     """
     done = ask(sbatch.command(options, file, job_folder, test_only=True), NO_SLURM)
     if done.returncode != 0:
-        raise UserError(f"SLURM would not run this: {_refusal(last_words(done))}", "`sinfo` shows what there is")
+        raise _refusal("SLURM would not run this", done)
 
 
-def _refusal(words: str) -> str:
-    return words.replace("allocation failure: ", "")
+def _refusal(what: str, done: subprocess.CompletedProcess[str]) -> UserError:
+    words = last_words(done).replace("allocation failure: ", "")
+    unreached = "configuration source" in words or "contact slurm controller" in words
+    return UserError(f"{what}: {words}", NO_SLURM if unreached else "`sinfo` shows what there is")
 
 
 def send(options: sbatch.SlurmOptions, file: Path, job_folder: Path) -> str:
@@ -126,7 +129,7 @@ def send(options: sbatch.SlurmOptions, file: Path, job_folder: Path) -> str:
     # --parsable prints ID, or ID;CLUSTER on a federation.
     found = re.search(r"^(\d+)(;\S+)?\s*$", done.stdout, re.MULTILINE)
     if done.returncode != 0 or found is None:
-        raise UserError(f"sbatch: {_refusal(last_words(done))}", "`sinfo` shows what there is")
+        raise _refusal("sbatch", done)
     return found[1]
 
 

@@ -229,6 +229,9 @@ def test_what_slurm_refuses_leaves_nothing(
     done = llmbench("submit", "slurm", quick, **variables)
     assert done.returncode == 2
     assert "SLURM would not run this: Batch job submission failed: Invalid account" in done.stderr
+    assert "`sinfo` shows" in done.stderr
+    (fake / "refuse").write_text("sbatch: fatal: Could not establish a configuration source\n")
+    assert "run it on a login node" in llmbench("submit", "slurm", quick, **variables).stderr
     assert not (tmp_path / "reports" / "jobs").exists()
 
 

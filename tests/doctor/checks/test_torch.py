@@ -189,7 +189,7 @@ def test_import_hangs(stub_torch: Stub) -> None:
     stub_torch("import time\ntime.sleep(600)  # waits\n")
     finding = only("torch.import", patience=0.1)
     assert finding.fault == "torch.import.hangs"
-    assert "gave no answer within 3 s" in finding.evidence
+    assert re.search(r"gave no answer within \d+ s and was killed", finding.evidence)  # a busy machine counts late
     assert "torch/__init__.py:2 (time.sleep(600)  # waits)" in finding.evidence
 
 
@@ -859,7 +859,7 @@ def test_numpy_hangs(stub_torch: Stub, tmp_path: Path, bare_python: str) -> None
     (tmp_path / "stub" / "numpy.py").write_text("import time; time.sleep(60)\n")
     finding = only("torch.import", "torch.numpy", python=bare_python, patience=0.1)
     assert finding.fault == "torch.numpy.crash"
-    assert "gave no answer within 1 s" in finding.evidence
+    assert re.search(r"gave no answer within \d+ s", finding.evidence)  # a busy machine counts late
 
 
 def test_numpy_is_missing(stub_torch: Stub, bare_python: str) -> None:

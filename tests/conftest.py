@@ -123,19 +123,25 @@ def suite(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+MANY_MINUTES = 1000.0  # seconds of patience with a single test
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are CPUs: many tests wait for processes, deadlines and browsers."""
     return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with what may take longest come first: at the end one process would be left alone with them."""
+    """Files with a test of many minutes come first: at the end one process would be left alone with it.
+
+    Then those with the most tests. What starts whole clusters has few, and so does not begin all at once.
+    """
     longest: dict[Path, float] = {}
     for item in items:
         mark = item.get_closest_marker("timeout")
         longest[item.path] = max(longest.get(item.path, 0.0), mark.args[0] if mark else 0.0)
     tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (-longest[item.path], -tests[item.path]))
+    items.sort(key=lambda item: (longest[item.path] < MANY_MINUTES, -tests[item.path]))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -171,7 +171,7 @@ def test_a_rank_that_hangs_is_named_when_its_time_is_over(submit: Submission) ->
 def test_a_node_that_dies_is_named_and_resume_completes_the_run(cluster: Slurm, submit: Submission) -> None:
     (submit.folder / "slow").touch()
     process = submit.start("slurm", submit.suite(WAITS), "-N", 2, "-t", 20, "--out", submit.run)
-    wait_for(lambda: in_training(submit.run))
+    wait_for(lambda: in_training(submit.run), PATIENCE)
     cluster.kill_node(1)
     (submit.folder / "slow").unlink()
     done = finished(process)
@@ -201,7 +201,7 @@ def test_a_job_at_its_wall_limit_closes_its_run_and_submitted_again_goes_on(clus
     """It is told a minute before; what was in flight says why it has no result."""
     (submit.folder / "slow").touch()
     process = submit.start("slurm", submit.suite(WAITS), "-N", 2, "-t", 20, "--out", submit.run)
-    wait_for(lambda: in_training(submit.run))
+    wait_for(lambda: in_training(submit.run), PATIENCE)
     (row,) = json.loads(submit("status", "--json").stdout)
     cluster.ends_soon(row["system_id"])
     done = finished(process)
@@ -224,7 +224,7 @@ def test_a_detached_job_is_cancelled(cluster: Slurm, submit: Submission) -> None
     done = submit("slurm", submit.suite(WAITS), "-N", 2, "-t", 20, "--out", submit.run, "--detach")
     assert done.returncode == 0, done.stderr
     job = done.stdout.strip()
-    wait_for(lambda: in_training(submit.run))
+    wait_for(lambda: in_training(submit.run), PATIENCE)
     (row,) = json.loads(submit("status", job, "--json").stdout)
     assert (row["state"], row["place"], row["problem"]) == ("running", "h[0-1]", None)
     assert submit("cancel", job).returncode == 0

@@ -131,10 +131,12 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with a test of many minutes come first: at the end one process would be left alone with it.
 
-    Then those with the most tests. What starts whole clusters has few, and so does not begin all at once.
+    Then those with the most tests, of what is selected. What starts whole clusters has few, and so does not begin all
+    at once.
     """
     longest: dict[Path, float] = {}
     for item in items:

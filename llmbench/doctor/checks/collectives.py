@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -195,8 +196,8 @@ def rendezvous(context: Context) -> Iterator[Finding]:
     clean = ["env", *(f"--unset={name}" for name in (*JOB, "TORCHELASTIC_RUN_ID"))]
     launcher = [context.python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     outcome = context.command([*clean, *launcher, str(Path(PROBES) / "torchrun_rank.py")])
-    good = [line for line in outcome.noise.splitlines() if line.endswith("of 2 has 0")]
-    if len(good) == 2:
+    good = set(re.findall(r"llmbench: rank (\d) of 2 has 0\b", outcome.noise))
+    if good == {"0", "1"}:
         yield passed(f"torchrun --standalone --nproc-per-node=2: both ranks added up, {outcome.seconds:.1f} s")
     else:
         said = [line for line in outcome.noise.splitlines() if "Error" in line or "c10d" in line]

@@ -561,3 +561,21 @@ def test_torchrun_that_fails(tmp_path: Path) -> None:
     (finding,) = collectives.rendezvous(context)
     assert (finding.verdict, finding.fault) == ("fail", "network.rendezvous.failed")
     assert "(node-17, 1) cannot be retrieved" in finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ("[W] torn llmbench: rank 1 of 2 has 0llmbench: rank 0 of 2 has 0[I] more", "pass"),  # of one pipe
+        ("llmbench: rank 1 of 2 has 0", "fail"),
+        ("llmbench: rank 0 of 2 has 0 llmbench: rank 1 of 2 has 3", "fail"),
+    ],
+)
+def test_both_ranks_of_torchrun_must_add_up(tmp_path: Path, said: str, verdict: str) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{said}'\n")
+    python.chmod(0o755)
+    context = Context(str(python), dict(os.environ), True, Processes())
+    context.facts["torch"] = {"gloo": True}
+    (finding,) = collectives.rendezvous(context)
+    assert finding.verdict == verdict

@@ -37,9 +37,11 @@ def test_what_is_planted_is_caught_by_its_own_gate_and_named(
     told, code = _ab(tmp_path / "ab", clean, python)
     assert code == told["exit_code"] == 1
     found = {row["metric"]: row for row in told["records"]}
-    assert found[metric]["verdict"] == verdict
     worse = {name for name, row in found.items() if row["worse"]}
+    # Time has two gates; the comparison is over when one of them has seen it.
+    assert worse
     assert worse <= ({"step", "total"} if metric == "step" else {metric})
+    assert {found[name]["verdict"] for name in worse} == {verdict}
     assert ("dependency", "1.0", "1.1") in {
         (one["key"].removeprefix("packages."), one["base"], one["cand"]) for one in told["environment"]["differs"]
     }

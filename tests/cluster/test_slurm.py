@@ -65,9 +65,10 @@ class Submission:
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder, self._environment = folder, dict(environment)
         self.run = folder / "run"
+        self._started: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "llmbench", "submit", *map(str, arguments)],
             cwd=self.folder,
             env=self._environment,
@@ -77,6 +78,14 @@ class Submission:
             text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Leaves no process, whatever became of the test."""
+        for process in self._started:
+            process.kill()
+            process.communicate()
 
     def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         return finished(self.start(*arguments))
@@ -114,6 +123,7 @@ def finished(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]
 def submit(cluster: Slurm, tmp_path: Path, environment: Mapping[str, str]) -> Iterator[Submission]:
     made = Submission(tmp_path, environment | cluster.variables)
     yield made
+    made.end()
     assert "Traceback" not in made.output()
     subprocess.run(["scancel", "--user", "root"], env={**os.environ, **cluster.variables}, check=True)
 

@@ -158,7 +158,7 @@ def records_of(folder: Path) -> dict[str, Record]:
     return {record.case: record for record in RunFolder(folder).records()}
 
 
-def wait_for(what: Callable[[], T], seconds: float = 120) -> T:
+def wait_for(what: Callable[[], T], seconds: float = 240) -> T:
     """Polls until ``what`` is true, and returns it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -32,7 +32,7 @@ PLAN = """\
 rm -f /jobs/1/exit_code
 keep() { echo $? > /jobs/1/exit_code.tmp && mv /jobs/1/exit_code.tmp /jobs/1/exit_code; }
 trap keep EXIT
-cd /work || exit 2
+cd /home/me || exit 2
 module load cuda
 
 # Started once, on the first node; each parallel case becomes one srun step on all of them.
@@ -52,7 +52,7 @@ def test_a_script_as_it_is_written() -> None:
     options = SlurmOptions(2, 8, None, "gpu", "30", "lab", ["module load cuda"])
     llmbench = ["python", "-m", "llmbench", "run"]
     work = Run([*llmbench, "smoke-ddp"], [*llmbench, "--resume", "/runs/1"], Path("/runs/1/run.json"))
-    text = script(options, work, "smoke-ddp", Path("/jobs/1"), Path("/work"))
+    text = script(options, work, "smoke-ddp", Path("/jobs/1"), Path("/home/me"))
     assert text.startswith(PLAN)
     assert_bash_takes(text)
 

@@ -19,6 +19,7 @@ from llmbench.errors import UserError
 from llmbench.results.redact import redact
 
 USAGE = 2
+CASE_FAILED = 3
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,6 @@ from llmbench.cli.names import complete_mode, complete_suite, complete_workload
 from llmbench.cli.options import DeviceKind
 
 if TYPE_CHECKING:
-    from llmbench.results.schema import Run
     from llmbench.submit.passed_on import RunOptions
     from llmbench.suite.cases import Case
     from llmbench.suite.load import SuiteFile
@@ -94,10 +92,3 @@ def cases_of_job(options: RunOptions, ranks: int) -> tuple[list[Case], SuiteFile
         list(options.world_sizes) or [ranks],
         list(options.changes),
     )
-
-
-def run_before(resume: Path) -> Run:
-    """A run that is to be gone on with."""
-    from llmbench.results.store import RunFolder
-
-    return RunFolder(resume).read_run()

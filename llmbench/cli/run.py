@@ -29,6 +29,7 @@ from llmbench.cli.nodes import (
 )
 from llmbench.cli.options import BenchmarkFile, DeviceKind, JunitFile, MarkdownFile, ProgressKind
 from llmbench.cli.outputs import Outputs
+from llmbench.start import CASE_FAILED
 
 if TYPE_CHECKING:
     from llmbench.cli.nodes import Led
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from llmbench.results.schema import Run
     from llmbench.results.store import RunFolder
     from llmbench.suite.cases import Case
-
-CASE_FAILED = 3
 
 
 def run(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 FOLDER = ".shared"
+APPEAR_SECONDS = 10.0  # for a network disk to show what another host wrote before the end of its work
+LOOK_SECONDS = 0.1
 
 
 class SharedFiles:
@@ -45,6 +48,20 @@ class SharedFiles:
         copy = folder / f"{len(self._known)}-{Path(path).name}"
         shutil.copyfile(path, copy)
         return str(copy.resolve())
+
+
+def appears(file: Path, until: float) -> bool:
+    """Waits for a file that another host wrote: a network disk may show it late.
+
+    Args:
+        until: by ``time.monotonic``; a time that is over looks once.
+    """
+    while not file.exists():
+        if time.monotonic() >= until:
+            return False
+        os.listdir(file.parent)  # lets NFS look anew
+        time.sleep(LOOK_SECONDS)
+    return True
 
 
 def _is_file(value: object) -> bool:

@@ -20,9 +20,9 @@ from llmbench.cluster.allocation import Allocation, down_hosts
 from llmbench.errors import UserError
 from llmbench.launch.first_node import FirstNode, described
 from llmbench.launch.share import free_port
-from llmbench.launch.shared_files import SharedFiles
+from llmbench.launch.shared_files import APPEAR_SECONDS, SharedFiles, appears
 from llmbench.launch.srun_words import Told
-from llmbench.launch.step import Layout, Step, command, until
+from llmbench.launch.step import Layout, Step, command
 from llmbench.launch.step_ranks import StepRanks, node_lost
 from llmbench.launch.target import STACK_SECONDS, Outcome, Target
 from llmbench.launch.trains import Needs, OnEvent, Waited
@@ -33,7 +33,6 @@ from llmbench.results.schema import Node
 DESCRIBE_SECONDS = 600.0  # for all nodes to import torch, from a cold network disk
 LOOK_SECONDS = 0.2
 OTHERS_SECONDS = 5.0  # for srun to end the other ranks after one has ended badly
-LEAVE_SECONDS = 10.0  # for a shared disk to show what a rank wrote before its end
 
 
 class Steps(FirstNode):
@@ -91,14 +90,13 @@ class Steps(FirstNode):
         layout, log = Layout(self._allocation.hosts, 1), self._run / "logs" / "preparation.log"
         step = Step(command(layout, "llmbench-describe", DESCRIBE_SECONDS, module), os.environ, log)
         try:
-            late = not until(step, DESCRIBE_SECONDS)
+            late = not step.wait(DESCRIBE_SECONDS)
         finally:
             step.end()
         found = []
         for node, host in enumerate(layout.hosts):
             file = folder / f"node{node}.json"
-            _appears(file, LEAVE_SECONDS if step.code == 0 else 0.0)
-            if not file.exists():
+            if not appears(file, time.monotonic() + (APPEAR_SECONDS if step.code == 0 else 0.0)):
                 why = step.told.lost.get(host) or step.told.refused or ("no answer" if late else "see " + str(log))
                 raise UserError(
                     f"node {node} ({host}) did not tell what it is: {why}",
@@ -236,11 +234,3 @@ def _unheard(told: Told, layout: Layout) -> list[str]:
     """Hosts of which srun has not said how any rank ended."""
     heard = {end.rank for end in told.ends}
     return [host for host in layout.hosts if heard.isdisjoint(layout.ranks(host))]
-
-
-def _appears(file: Path, seconds: float) -> None:
-    """Waits for a file that another host wrote: a network disk may show it late."""
-    end = time.monotonic() + seconds
-    while not file.exists() and time.monotonic() < end:
-        os.listdir(file.parent)  # lets NFS look anew
-        time.sleep(LOOK_SECONDS)

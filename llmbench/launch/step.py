@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -181,12 +180,3 @@ def _slurm(command: Sequence[str]) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=ABORT_SECONDS, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
-
-
-def until(step: Step, seconds: float) -> bool:
-    """Whether a step that was just started ends in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if step.wait(min(1.0, max(0.0, end - time.monotonic()))):
-            return True
-    return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import time
@@ -11,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmbench.launch.shared_files import APPEAR_SECONDS, appears
 from llmbench.launch.srun_words import Told
 from llmbench.launch.step import Layout
 from llmbench.launch.target import Outcome, RankState, log_of
 from llmbench.launch.trains import OnEvent
-
-APPEAR_SECONDS = 10.0  # for a network disk to show what a rank wrote before its end
 
 
 @dataclass
@@ -171,13 +169,9 @@ class StepRanks:
     def _result(self, rank: int, until: float) -> dict[str, Any]:
         """What a rank wrote, or nothing if that has not appeared by then."""
         file = self._folder / f"result.rank{rank}.json"
-        while not file.exists() and time.monotonic() < until:
-            os.listdir(self._folder)  # lets NFS look anew
-            time.sleep(0.1)
-        try:
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not appears(file, until):
             return {}  # it died before it could write
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return found
 
     def _note_ends(self, told: Told, timed_out: bool) -> None:

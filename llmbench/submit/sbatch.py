@@ -17,7 +17,7 @@ _TIME = re.compile(r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+
 
 
 @dataclass(frozen=True)
-class Run:
+class Work:
     """What a job does, once, on its first node.
 
     Attributes:
@@ -68,7 +68,7 @@ class SlurmOptions:
                 raise UserError(f"--setup {line!r}: more than one line", "give --setup once for each line")
 
 
-def script(options: SlurmOptions, run: Run, name: str, job_folder: Path, working_folder: Path) -> str:
+def script(options: SlurmOptions, work: Work, name: str, job_folder: Path, working_folder: Path) -> str:
     """The script of a job.
 
     Args:
@@ -108,9 +108,9 @@ def script(options: SlurmOptions, run: Run, name: str, job_folder: Path, working
         "",
         "# Started once, on the first node; each parallel case becomes one srun step on all of them.",
         "# In the background: a signal of SLURM (wall limit, scancel) reaches bash, which passes it on at once.",
-        f"llmbench=({shlex.join(run.begin)})",
+        f"llmbench=({shlex.join(work.begin)})",
         "# Submitted or begun again, it goes on with its run.",
-        f"[ -e {shlex.quote(str(run.begun))} ] && llmbench=({shlex.join(run.resume)})",
+        f"[ -e {shlex.quote(str(work.begun))} ] && llmbench=({shlex.join(work.resume)})",
         '"${llmbench[@]}" &',
         "pid=$!",
         "trap 'kill -TERM \"$pid\" 2>/dev/null' TERM INT",

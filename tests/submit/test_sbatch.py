@@ -11,7 +11,7 @@ import pytest
 
 from llmbench.errors import UserError
 from llmbench.submit.passed_on import RunOptions
-from llmbench.submit.sbatch import Run, SlurmOptions, command, script
+from llmbench.submit.sbatch import SlurmOptions, Work, command, script
 
 PLAN = """\
 #!/bin/bash
@@ -44,14 +44,14 @@ llmbench=(python -m llmbench run smoke-ddp)
 """
 
 
-def run(*command: str, resume: Sequence[str] = (), begun: Path = Path("/nowhere")) -> Run:
-    return Run(command, resume, begun)
+def run(*command: str, resume: Sequence[str] = (), begun: Path = Path("/nowhere")) -> Work:
+    return Work(command, resume, begun)
 
 
 def test_a_script_as_it_is_written() -> None:
     options = SlurmOptions(2, 8, None, "gpu", "30", "lab", ["module load cuda"])
     llmbench = ["python", "-m", "llmbench", "run"]
-    work = Run([*llmbench, "smoke-ddp"], [*llmbench, "--resume", "/runs/1"], Path("/runs/1/run.json"))
+    work = Work([*llmbench, "smoke-ddp"], [*llmbench, "--resume", "/runs/1"], Path("/runs/1/run.json"))
     text = script(options, work, "smoke-ddp", Path("/jobs/1"), Path("/home/me"))
     assert text.startswith(PLAN)
     assert_bash_takes(text)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llmbench.cli.submit.summary import CASE_FAILED, fetched
+from llmbench.cli.submit.summary import fetched
+from llmbench.start import CASE_FAILED
 
 if TYPE_CHECKING:
     from llmbench.submit.follow import Seen

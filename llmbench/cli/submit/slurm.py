@@ -19,7 +19,6 @@ from llmbench.cli.chosen import (
     Workloads,
     cases_of_job,
     only_resume,
-    run_before,
 )
 from llmbench.cli.options import DeviceKind
 from llmbench.cli.submit.options import DEFAULT, JobsFolder
@@ -27,7 +26,7 @@ from llmbench.cli.submit.options import DEFAULT, JobsFolder
 if TYPE_CHECKING:
     from llmbench.submit.jobs import JobFolder
     from llmbench.submit.passed_on import RunOptions
-    from llmbench.submit.sbatch import Run, SlurmOptions
+    from llmbench.submit.sbatch import SlurmOptions, Work
 
 
 def slurm(
@@ -85,13 +84,14 @@ def slurm(
     """
     from llmbench.cli.run import interpreter
     from llmbench.launch.session import new_id
+    from llmbench.results.store import RunFolder
     from llmbench.submit.passed_on import RunOptions
     from llmbench.submit.sbatch import SlurmOptions
 
     before = None
     if resume is not None:
         only_resume(suite, workload, mode, world_size, change, data, python, out, device is not DeviceKind.auto)
-        before = run_before(resume)
+        before = RunFolder(resume).read_run()
         passed = RunOptions(None, resume=str(resume.absolute()))
     else:
         python = interpreter(python) if python else None
@@ -130,10 +130,10 @@ def slurm(
     raise typer.Exit(follow_to_the_end(SlurmJob(folder)))
 
 
-def _run(options: SlurmOptions, passed: RunOptions, run: Path) -> Run:
+def _work(options: SlurmOptions, passed: RunOptions, run: Path) -> Work:
     from llmbench.results.store import RunFolder
     from llmbench.submit.passed_on import RunOptions
-    from llmbench.submit.sbatch import Run
+    from llmbench.submit.sbatch import Work
     from llmbench.submit.slurm import run_command
 
     nodes = ["--nnodes", str(options.nodes), "--nproc-per-node", str(options.ranks_per_node)]
@@ -141,7 +141,7 @@ def _run(options: SlurmOptions, passed: RunOptions, run: Path) -> Run:
         run_command(sys.executable, [*each.arguments(str(run)), *nodes])
         for each in (passed, RunOptions(None, resume=str(run)))
     )
-    return Run(begin, resume, RunFolder(run).run_file)
+    return Work(begin, resume, RunFolder(run).run_file)
 
 
 def _plan(options: SlurmOptions, passed: RunOptions, name: str, run: Path, jobs: Path) -> None:
@@ -150,7 +150,7 @@ def _plan(options: SlurmOptions, passed: RunOptions, name: str, run: Path, jobs:
     from llmbench.submit import sbatch
 
     folder = jobs.absolute() / "ID"
-    typer.echo(sbatch.script(options, _run(options, passed, run), name, folder, Path.cwd()), nl=False)
+    typer.echo(sbatch.script(options, _work(options, passed, run), name, folder, Path.cwd()), nl=False)
     typer.echo(f"\n# {shlex.join(sbatch.command(options, folder / 'job.sh', folder))}")
 
 
@@ -164,7 +164,7 @@ def _submitted(options: SlurmOptions, passed: RunOptions, name: str, run: Path, 
 
     with JobFolder.create(jobs.absolute(), new_id()) as folder:
         file = folder.path / "job.sh"
-        text = sbatch.script(options, _run(options, passed, run), name, folder.path, Path.cwd())
+        text = sbatch.script(options, _work(options, passed, run), name, folder.path, Path.cwd())
         file.write_text(text, encoding="utf-8")
         check(options, file, folder.path)
         system_id = send(options, file, folder.path)

@@ -10,8 +10,6 @@ import typer
 if TYPE_CHECKING:
     from llmbench.submit.jobs import Job, Submitted
 
-CASE_FAILED = 3
-
 
 def fetched(submitted: Submitted, out: Path | None) -> int:
     """Brings the run of a job and prints its summary; returns the exit code that the run deserves.
@@ -25,7 +23,7 @@ def fetched(submitted: Submitted, out: Path | None) -> int:
     from llmbench.report import write_run_report
     from llmbench.results.schema import BROKEN
     from llmbench.results.store import RunFolder
-    from llmbench.start import USAGE
+    from llmbench.start import CASE_FAILED, USAGE
 
     folder = RunFolder(submitted.fetch(out))
     run, records = folder.recorded_run(), [one.record for one in folder.recorded() if not one.damage]

@@ -99,7 +99,8 @@ def test_compile_that_hangs_is_told_as_slow_or_hung(play: Any) -> None:
     play("compile_kernel", "import time\n    yield {'at': ['cpu', 'backward']}\n    time.sleep(60)")
     finding = kernel(deadline=1)
     assert finding.fault == "compile.kernel.hangs"
-    assert re.search(r"for cpu, backward, gave no answer within \d+ s", finding.evidence)  # a busy machine counts late
+    (seconds,) = re.findall(r"for cpu, backward, gave no answer within (\d+) s", finding.evidence)
+    assert int(seconds) >= 1  # on a machine that lets it wait for a CPU it has longer
 
 
 def test_no_folder_to_compile_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,11 +185,17 @@ def test_place_of_a_crash_is_named(stub_torch: Stub) -> None:
     assert "torch/__init__.py:3 (ctypes.string_at(0))" in only("torch.import").evidence
 
 
+def seconds_without_answer(finding: Finding) -> int:
+    """At least its deadline: on a machine that lets it wait for a CPU it has longer."""
+    (found,) = re.findall(r"gave no answer within (\d+) s and was killed", finding.evidence)
+    return int(found)
+
+
 def test_import_hangs(stub_torch: Stub) -> None:
     stub_torch("import time\ntime.sleep(600)  # waits\n")
     finding = only("torch.import", patience=0.1)
     assert finding.fault == "torch.import.hangs"
-    assert re.search(r"gave no answer within \d+ s and was killed", finding.evidence)  # a busy machine counts late
+    assert seconds_without_answer(finding) >= 3
     assert "torch/__init__.py:2 (time.sleep(600)  # waits)" in finding.evidence
 
 
@@ -859,7 +865,7 @@ def test_numpy_hangs(stub_torch: Stub, tmp_path: Path, bare_python: str) -> None
     (tmp_path / "stub" / "numpy.py").write_text("import time; time.sleep(60)\n")
     finding = only("torch.import", "torch.numpy", python=bare_python, patience=0.1)
     assert finding.fault == "torch.numpy.crash"
-    assert re.search(r"gave no answer within \d+ s", finding.evidence)  # a busy machine counts late
+    assert seconds_without_answer(finding) >= 1
 
 
 def test_numpy_is_missing(stub_torch: Stub, bare_python: str) -> None:

@@ -569,6 +569,7 @@ def test_torchrun_that_fails(tmp_path: Path) -> None:
         ("[W] torn llmbench: rank 1 of 2 has 0llmbench: rank 0 of 2 has 0[I] more", "pass"),  # of one pipe
         ("llmbench: rank 1 of 2 has 0", "fail"),
         ("llmbench: rank 0 of 2 has 0 llmbench: rank 1 of 2 has 3", "fail"),
+        ("llmbench: rank 0 of 2 has 0 llmbench: rank 1 of 2 has 0.5", "fail"),
     ],
 )
 def test_both_ranks_of_torchrun_must_add_up(tmp_path: Path, said: str, verdict: str) -> None:
